@@ -1,0 +1,339 @@
+"""Many samples of one prompt in one batch: prefill once, step all rows, retire what is finished, refill from the queue.
+
+The text of a sample is fixed by (model, prompt, temperature and filters, seed, stream): the randomness of a token comes
+from (seed, stream, position), where position is the token's index in prompt + sample, never from the row or the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from .checks import check_model, check_request, context_length, eos_of
+from .engine import Engine, Prefix, engine_for
+from .sampling import sample
+from .text import TextStream
+
+if TYPE_CHECKING:
+    from transformers import LogitsProcessorList
+
+
+@dataclass(frozen=True)
+class Request:
+    """One sample to be written.
+
+    prompt:           token ids, at least one; requests with equal prompts share one prefix
+    temperature ... min_p: as in `fastsample.sample`
+    seed, stream:     name the experiment and the sample; with (model, prompt, temperature, filters) they fix the text
+    max_new_tokens:   the sample ends with finish "length" there, or where the model's context ends
+    min_new_tokens:   EOS is forbidden and stop strings are not looked for before
+    stop:             strings that end the sample; neither they nor what follows them is in the text
+    eos:              token ids that end the sample; None = the model's own, () = none
+    logits_processor: transformers processors, called with [1, L] ids and [1, V] scores of this sample alone
+    key:              the caller's own name for the request, passed through
+    """
+
+    prompt: tuple[int, ...]
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+    stream: int = 0
+    max_new_tokens: int = 256
+    min_new_tokens: int = 0
+    stop: tuple[str, ...] = ()
+    eos: tuple[int, ...] | None = None
+    logits_processor: LogitsProcessorList | None = None
+    key: Hashable = None
+
+
+@dataclass(eq=False)
+class Sample:
+    """A request while it is written, and afterwards.
+
+    tokens:   token ids, the EOS that ended it included
+    text:     the decoded text; without EOS and without the stop string that ended it
+    finish:   None while it is written, then "eos", "stop", "length" or "cancelled"
+    logprobs: of each token under the distribution that it was drawn from; nats
+    raw_logprobs, entropies, self_certainties: of each token under the model's own row, temperature 1; nats
+    """
+
+    request: Request
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    finish: str | None = None
+    logprobs: list[float] = field(default_factory=list)
+    raw_logprobs: list[float] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
+    self_certainties: list[float] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class _Row:
+    """A sample's place in the batch."""
+
+    sample: Sample
+    prefix: Prefix
+    stream: TextStream
+    eos: frozenset[int]
+    limit: int
+
+
+class Generator:
+    """Writes samples, up to `slots` of them at once, in one batch.
+
+    model:         a decoder-only transformers model on one device
+    tokenizer:     its tokenizer; None leaves `text` empty (and refuses stop strings)
+    slots:         the largest number of rows in a forward pass
+    prefill_block: a long prompt is read in blocks of so many tokens
+    on_piece:      called with (sample, piece of its text) as text comes; the pieces of a sample add up to its text
+    progress:      called with (tokens read, tokens of the prompt) while a prompt is read
+
+    raises: ValueError or TypeError for a model or a request that cannot be served, before anything is started;
+            MemoryError with the plan's numbers where memory does not suffice
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        slots: int = 64,
+        prefill_block: int = 512,
+        on_piece: Callable[[Sample, str], None] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        engine: Engine | None = None,
+    ) -> None:
+        check_model(model)
+        for name, value in (("slots", slots), ("prefill_block", prefill_block)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.slots = slots
+        self.prefill_block = prefill_block
+        self.on_piece = on_piece
+        self.progress = progress
+        self.engine = engine_for(model) if engine is None else engine
+        self.context = context_length(model)
+        self.steps = 0
+        self.prefill_tokens = 0
+        self.waiting: list[Sample] = []
+        self._rows: list[_Row] = []
+        self._prefixes: dict[tuple[int, ...], Prefix] = {}
+        self._eos = eos_of(model, tokenizer)
+        self._columns: dict[str, Any] | None = None  # the sampling parameters of the rows; None after a change
+
+    @property
+    def running(self) -> list[Sample]:
+        return [row.sample for row in self._rows]
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._rows and not self.waiting
+
+    def submit(self, requests: Iterable[Request]) -> list[Sample]:
+        """Queue the requests, in order; returns their samples at once. Nothing is queued if one of them is refused."""
+        samples = []
+        for request in requests:
+            check_request(request, self.context, self.tokenizer)
+            samples.append(Sample(request))
+        self.waiting += samples
+        return samples
+
+    def cancel(self, samples: Iterable[Sample]) -> None:
+        """Take samples out of the batch or the queue at once; finished ones are left as they are."""
+        unwanted = {id(s): s for s in samples if s.finish is None}
+        self.waiting = [s for s in self.waiting if id(s) not in unwanted]
+        for row in self._rows:
+            if id(row.sample) in unwanted:
+                row.stream.finish(row.sample.tokens)
+                row.sample.text = row.stream.text
+        for s in unwanted.values():
+            s.finish = "cancelled"
+        self._retire()
+
+    def step(self) -> list[Sample]:
+        """One forward pass for all rows, after new rows took the free slots and drew their first token.
+
+        returns: the samples that it finished
+        """
+        fresh = self._admit()
+        if fresh:
+            self._draw(fresh, *_first_logits(fresh))
+        pieces, finished = self._take_in(fresh)
+        if self._rows:
+            last = [row.sample.tokens[-1] for row in self._rows]
+            logits = self.engine.step(torch.tensor(last, device=self.engine.device))
+            self.steps += 1
+            self._draw(self._rows, logits, None)
+            more_pieces, more_finished = self._take_in(self._rows)
+            pieces, finished = pieces + more_pieces, finished + more_finished
+        if self.on_piece is not None:
+            for s, piece in pieces:
+                self.on_piece(s, piece)
+        return finished
+
+    def run(self) -> list[Sample]:
+        """Step until nothing is left; returns the samples in the order in which they finished."""
+        finished = []
+        while not self.is_idle:
+            finished += self.step()
+        return finished
+
+    def _admit(self) -> list[_Row]:
+        free = self.slots - len(self._rows)
+        # A fork of its own for every freed slot would cost an expanded cache one forward pass a row.
+        if not self.waiting or (not self.engine.is_shared and self._rows and free < max(1, self.slots // 4)):
+            return []
+        admitted = self.waiting[:free]
+        wanted = {s.request.prompt for s in self.waiting} | {r.sample.request.prompt for r in self._rows}
+        self._prefixes = {p: prefix for p, prefix in self._prefixes.items() if p in wanted}
+        for s in admitted:
+            prompt = s.request.prompt
+            if prompt not in self._prefixes:
+                self._prefixes[prompt] = self.engine.prefill(prompt, self.prefill_block, self.progress)
+                self.prefill_tokens += len(prompt)
+        fresh = []
+        counts: dict[tuple[int, ...], int] = {}
+        for s in admitted:
+            counts[s.request.prompt] = counts.get(s.request.prompt, 0) + 1
+        for prompt, count in counts.items():
+            self.engine.add(self._prefixes[prompt], count)
+            fresh += [self._row(s) for s in admitted if s.request.prompt == prompt]
+        self.waiting = self.waiting[len(admitted) :]
+        self._rows += fresh
+        self._columns = None
+        return fresh
+
+    def _row(self, s: Sample) -> _Row:
+        request = s.request
+        eos = self._eos if request.eos is None else frozenset(request.eos)
+        limit = min(request.max_new_tokens, self.context - len(request.prompt))
+        return _Row(s, self._prefixes[request.prompt], TextStream(self.tokenizer, request.stop), eos, limit)
+
+    def _draw(self, rows: Sequence[_Row], logits: Tensor, indices: Tensor | None) -> None:
+        """Append a token and its statistics to every row; row b reads logits[b] or logits[indices[b]] of [N, V]."""
+        edited = [b for b, row in enumerate(rows) if _edits(row.sample)]
+        raw: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        if edited:
+            if indices is not None:
+                logits, indices = logits[indices], None
+            for b in edited:
+                raw[b] = _raw_row(logits[b])
+                logits[b] = _edit(logits[b], rows[b])
+        if self._columns is None or len(rows) != len(self._rows):
+            columns = _columns(rows, logits.device)
+            if len(rows) == len(self._rows):
+                self._columns = columns
+        else:
+            columns = self._columns
+        tokens, stats = sample(logits, indices=indices, return_stats=True, **columns)
+        columns["position"] += 1
+        chosen = tokens.tolist()
+        if min(chosen) < 0:
+            raise ValueError(f"the model's logits hold a NaN, +inf or no finite value at row {chosen.index(-1)}")
+        lists = [stats.logprob.tolist(), stats.raw_logprob.tolist(), stats.entropy.tolist()]
+        lists.append(stats.self_certainty.tolist())
+        for b, (log_p, entropy, certainty) in raw.items():
+            lists[1][b], lists[2][b], lists[3][b] = float(log_p[chosen[b]]), float(entropy), float(certainty)
+        for row, token, logprob, raw_logprob, entropy_, certainty_ in zip(rows, chosen, *lists):
+            s = row.sample
+            s.tokens.append(token)
+            s.logprobs.append(logprob)
+            s.raw_logprobs.append(raw_logprob)
+            s.entropies.append(entropy_)
+            s.self_certainties.append(certainty_)
+
+    def _take_in(self, rows: Sequence[_Row]) -> tuple[list[tuple[Sample, str]], list[Sample]]:
+        """Decode the newest token of each row and retire the rows that it finished; returns pieces and samples."""
+        pieces, finished = [], []
+        for row in rows:
+            s, written = row.sample, len(row.sample.tokens)
+            past_minimum = written >= s.request.min_new_tokens
+            piece = ""
+            if past_minimum and s.tokens[-1] in row.eos:
+                s.finish, piece = "eos", row.stream.finish(s.tokens[:-1])
+            else:
+                piece = row.stream.advance(s.tokens, watch=past_minimum)
+                if row.stream.is_stopped:
+                    s.finish = "stop"
+                elif written >= row.limit:
+                    s.finish = "length"
+                    piece += row.stream.finish(s.tokens)
+            s.text = row.stream.text
+            if piece:
+                pieces.append((s, piece))
+            if s.finish is not None:
+                finished.append(s)
+        if finished:
+            self._retire()
+        return pieces, finished
+
+    def _retire(self) -> None:
+        """Drop the rows of finished samples; each hole is filled by the last row, so that few rows are copied."""
+        order = list(range(len(self._rows)))
+        for i in reversed(range(len(order))):
+            if self._rows[i].sample.finish is not None:
+                order[i] = order[-1]
+                order.pop()
+        if len(order) == len(self._rows):
+            return
+        self.engine.keep(order)
+        self._rows = [self._rows[i] for i in order]
+        self._columns = None
+
+
+def _first_logits(rows: Sequence[_Row]) -> tuple[Tensor, Tensor]:
+    """The rows' prefixes' last logits, one row a prefix ([G, V]), and which of them each row reads ([B])."""
+    prefixes = list({id(row.prefix): row.prefix for row in rows}.values())
+    place = {id(prefix): g for g, prefix in enumerate(prefixes)}
+    logits = torch.cat([p.logits for p in prefixes])
+    return logits, torch.tensor([place[id(row.prefix)] for row in rows], device=logits.device)
+
+
+def _columns(rows: Sequence[_Row], device: torch.device) -> dict[str, Any]:
+    requests = [row.sample.request for row in rows]
+    columns: dict[str, Any] = {
+        name: torch.tensor([getattr(r, name) for r in requests], dtype=dtype, device=device)
+        for name, dtype in (
+            ("temperature", torch.float32),
+            ("top_k", torch.int64),
+            ("top_p", torch.float32),
+            ("min_p", torch.float32),
+            ("seed", torch.int64),
+            ("stream", torch.int64),
+        )
+    }
+    positions = [len(row.sample.request.prompt) + len(row.sample.tokens) for row in rows]
+    columns["position"] = torch.tensor(positions, dtype=torch.int64, device=device)
+    return columns
+
+
+def _edits(s: Sample) -> bool:
+    return bool(s.request.logits_processor) or len(s.tokens) < s.request.min_new_tokens
+
+
+def _edit(scores: Tensor, row: _Row) -> Tensor:
+    """scores [V] after the sample's own processors and its minimum length."""
+    request, tokens = row.sample.request, row.sample.tokens
+    if request.logits_processor:
+        ids = torch.tensor([[*request.prompt, *tokens]], device=scores.device)
+        scores = request.logits_processor(cast(Any, ids), cast(Any, scores[None].clone()))[0]
+    if len(tokens) < request.min_new_tokens and row.eos:
+        scores = scores.index_fill(0, torch.tensor(sorted(row.eos), device=scores.device), -torch.inf)
+    return scores
+
+
+def _raw_row(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """log-probabilities [V], entropy and self-certainty of the model's own row, before anything edits it."""
+    x = scores.float()
+    total = x.logsumexp(0)
+    log_p = x - total
+    entropy = -torch.where(log_p > -torch.inf, log_p * log_p.exp(), 0).sum()
+    return log_p, entropy, total - x.mean() - torch.log(torch.tensor(float(x.numel())))
