@@ -14,7 +14,7 @@ import torch
 
 from fastsample import models
 
-QUIET = dict(progress=lambda line: None)
+QUIET = {"progress": lambda line: None}
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_a_gguf_is_unpacked_once_and_is_the_same_model(tiny_folder, tiny_gguf, c
 
 
 def test_digits_are_split_as_the_gguf_says(tiny_gguf, cache):
-    """Blanks before a number stay one token, as in the model's training; without the splitting the second goes astray."""
+    """Blanks before a number stay one token, as in the model's training; transformers alone gives the last to it."""
     _, tokenizer = models.load(str(tiny_gguf), **QUIET)
     assert tokenizer.tokenize("a  12") == ["a", "ĠĠ", "1", "2"]
 
@@ -181,7 +181,9 @@ BAD_NAMES = {
         "is an encoder-decoder; name a causal language model",
     ),
     "an encoder": (
-        lambda tmp, folder, gguf: edited_config(copy_of(folder, tmp), model_type="bert", architectures=["BertForMaskedLM"]),
+        lambda tmp, folder, gguf: edited_config(
+            copy_of(folder, tmp), model_type="bert", architectures=["BertForMaskedLM"]
+        ),
         "must be a causal language model",
     ),
     "no weights": (lambda tmp, folder, gguf: without(copy_of(folder, tmp), "*.safetensors"), "cannot be loaded"),
@@ -189,7 +191,7 @@ BAD_NAMES = {
         lambda tmp, folder, gguf: edited_config(copy_of(folder, tmp), model_type="nothing-known"),
         "cannot be loaded",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD_NAMES)
