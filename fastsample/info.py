@@ -5,10 +5,6 @@ from __future__ import annotations
 import platform
 from typing import Any
 
-import torch
-
-from .contract import Case
-from .sampling import BACKENDS, load_backend
 from .version import __version__
 
 
@@ -18,6 +14,11 @@ def info() -> dict[str, Any]:
     returns: {"fastsample": str, "torch": str, "python": str, "machine": str, "threads": int,
               "instruction_set": str | None (of the CPU backend), "backends": {name: None | sentence}}
     """
+    import torch  # here and not above: the package imports this module, and its --help does not wait for torch
+
+    from .contract import Case
+    from .sampling import BACKENDS, load_backend
+
     objections: dict[str, str | None] = {}
     for name in BACKENDS:
         device = "cuda" if name in ("triton", "cuda") and torch.cuda.is_available() else "cpu"
