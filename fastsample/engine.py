@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from .prefix_cache import plain_cache
+from .prefix_cache import SharedCache, SharedPrefix, configs_of, plain_cache, sharing
 
 Progress = Callable[[int, int], None]
 
@@ -35,7 +35,7 @@ class Forward:
         self.model = model
         names = inspect.signature(model.forward).parameters
         self.cache_name = "past_key_values" if "past_key_values" in names else "cache_params"
-        self.has_positions = "position_ids" in names
+        self.takes_positions = "position_ids" in names
         self.options: dict[str, Any] = {"use_cache": True, "return_dict": True}
         if "logits_to_keep" in names:
             self.options["logits_to_keep"] = 1
@@ -138,6 +138,82 @@ class ExpandedEngine:
         self.rows = [(cohort, renumbered[id(cohort), j]) for cohort, j in kept]
 
 
-def engine_for(model: Any) -> Engine:
-    """The best engine that can serve the model."""
-    return ExpandedEngine(model)
+class SharedEngine:
+    """Serves attention models: each prompt's K/V stored once, and a tail per row."""
+
+    is_shared = True
+
+    def __init__(self, model: Any) -> None:
+        self.forward = Forward(model)
+        self.device = self.forward.device
+        self.configs = configs_of(model)
+        self.cache: SharedCache | None = None
+
+    def prefill(self, prompt: Sequence[int], block: int = 512, progress: Progress | None = None) -> Prefix:
+        prefix = self.forward.prefill(prompt, block, progress)
+        return Prefix(prefix.length, prefix.logits, SharedPrefix.of(prefix.cache, prefix.length))
+
+    def add(self, prefix: Prefix, count: int) -> None:
+        """Append `count` rows that continue `prefix`: nothing is copied."""
+        if self.cache is None:
+            self.cache = SharedCache(prefix.cache)
+        self.cache.add(prefix.cache, count)
+
+    @torch.inference_mode()
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """tokens: [B] int64, the newest token of every row; returns the next logits, [B, V]."""
+        cache = self.cache
+        assert cache is not None
+        lengths = cache.lengths
+        more = {}
+        if self.forward.takes_positions:
+            more["position_ids"] = torch.tensor(cache.positions, device=self.device)[:, None]
+        try:
+            with sharing(self.forward.model, self.configs):
+                return self.forward(tokens[:, None], cache, **more)[0]
+        except BaseException:
+            cache.lengths = lengths  # the step can be taken again: it writes to the same places
+            raise
+
+    @torch.inference_mode()
+    def keep(self, order: Sequence[int]) -> None:
+        """Row i becomes what row order[i] was; cheap where holes are filled from the end."""
+        if self.cache is not None:
+            self.cache.keep(order)
+
+
+class RepeatedEngine:
+    """Serves what has no cache that can be copied: reads every row's whole text again at every step."""
+
+    is_shared = False
+
+    def __init__(self, model: Any) -> None:
+        self.forward = Forward(model)
+        self.device = self.forward.device
+        self.rows: list[list[int]] = []
+
+    @torch.inference_mode()
+    def _logits(self, rows: list[list[int]]) -> torch.Tensor:
+        ids = torch.tensor(rows, dtype=torch.long, device=self.device)
+        return self.forward.model(input_ids=ids, **{**self.forward.options, "use_cache": False}).logits[:, -1]
+
+    def prefill(self, prompt: Sequence[int], block: int = 512, progress: Progress | None = None) -> Prefix:
+        logits = self._logits([list(prompt)]).clone()
+        if progress is not None:
+            progress(len(prompt), len(prompt))
+        return Prefix(len(prompt), logits, tuple(prompt))
+
+    def add(self, prefix: Prefix, count: int) -> None:
+        self.rows += [list(prefix.cache) for _ in range(count)]
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        rows = [[*row, token] for row, token in zip(self.rows, tokens.tolist())]
+        by_length: dict[int, list[int]] = {}
+        for b, row in enumerate(rows):
+            by_length.setdefault(len(row), []).append(b)
+        logits = {b: line for g in by_length.values() for b, line in zip(g, self._logits([rows[b] for b in g]))}
+        self.rows = rows
+        return torch.stack([logits[b] for b in range(len(rows))])
+
+    def keep(self, order: Sequence[int]) -> None:
+        self.rows = [self.rows[i] for i in order]

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from .checks import check_model, check_request, context_length, eos_of
-from .engine import Engine, Prefix, engine_for
+from .engine import Engine, Prefix
+from .handshake import engine_for
 from .sampling import sample
 from .text import TextStream
 

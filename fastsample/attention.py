@@ -1,0 +1,179 @@
+"""Attention of every row over a shared prefix and over its own tail, merged by log-sum-exp.
+
+    prefix: all rows' queries against one K/V -> O_p, lse_p        tail: each row against its own K/V -> O_t, lse_t
+    O = lerp(O_t, O_p, sigmoid(lse_p - lse_t)), float32            a sink is a third term whose O is 0
+
+Exact up to rounding. The prefix is read once a step instead of once a row, in one matrix product of all rows' queries.
+Heads: H query heads share H_kv key heads, G = H / H_kv; the queries of one key head are laid side by side, so that
+grouped queries cost no copy of K/V.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+
+NAME = "shared_prefix"
+# Scores of the matrix-product path are made for one key head at a time where they would exceed so many numbers.
+SCORES_AT_ONCE = 1 << 24
+
+
+class SharingError(RuntimeError):
+    """The model's attention asked for something that a shared prefix cannot give; the message says what."""
+
+
+@dataclass(eq=False)
+class PrefixPart:
+    """The rows of one prefix in one step: K/V `[1, H_kv, P, D]` of the prefix and who looks at it."""
+
+    keys: Tensor
+    values: Tensor
+    rows: Tensor | None  # [m] int64; None: all rows
+    mask: Tensor | None  # [m, n, P] additive; None: everything is seen
+    blind: Tensor | None = None  # [m, n] bool: queries that see nothing of this part
+
+
+@dataclass(eq=False)
+class TailPart:
+    """All rows' own K/V of one layer in one step, `[B, H_kv, S, D]`, and the prefixes behind them."""
+
+    keys: Tensor
+    values: Tensor
+    mask: Tensor | None  # [B, n, S] additive; None: everything is seen
+    window: int | None
+    prefixes: list[PrefixPart] = field(default_factory=list)
+
+
+# What `update` of a cache layer handed out in the running step, by the identity of the key tensor: attention must be
+# given the very same objects. A table, because hooks and compilers may drop attributes put on tensors. The entries hold
+# the tensors, so that no id is reused while it is listed.
+_pending: dict[int, TailPart] = {}
+
+
+def note(part: TailPart) -> None:
+    _pending[id(part.keys)] = part
+
+
+def forget() -> None:
+    _pending.clear()
+
+
+def shared_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The attention function that transformers calls: query [B, H, n, D]; returns ([B, n, H, Dv], None).
+
+    raises: SharingError unless key and value are what the cache's `update` returned in this step
+    """
+    part = _pending.get(id(key))
+    if part is None or part.keys is not key or part.values is not value:
+        raise SharingError(f"{type(module).__name__} changes K/V between the cache and the attention")
+    if kwargs.get("position_bias") is not None:
+        raise SharingError(f"{type(module).__name__} adds a position bias to the scores")
+    if dropout:
+        raise SharingError(f"{type(module).__name__} asks for attention dropout; call model.eval()")
+    if sliding_window is not None and sliding_window != part.window:
+        raise SharingError(f"{type(module).__name__} has a window of {sliding_window}, its cache {part.window}")
+    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    return attend(query, part, scale, softcap, s_aux), None
+
+
+def attend(query: Tensor, part: TailPart, scale: float, softcap: float | None, sinks: Tensor | None) -> Tensor:
+    """query [B, H, n, D], sinks [H] or None; returns [B, n, H, Dv] in the dtype of the query."""
+    B, H, n, _ = query.shape
+    H_kv, Dv = part.keys.shape[1], part.values.shape[-1]
+    G = H // H_kv
+    grouped = query.reshape(B, H_kv, G * n, -1)
+    out, lse = _attend_block(grouped, part.keys, part.values, _grow(part.mask, G), scale, softcap)
+    for prefix in part.prefixes:
+        some = grouped if prefix.rows is None else grouped[prefix.rows]
+        m = some.shape[0]
+        mask = None if prefix.mask is None else _grow(prefix.mask, G).reshape(1, 1, m * G * n, -1)
+        side = some.transpose(0, 1).reshape(1, H_kv, m * G * n, -1)
+        out_p, lse_p = _attend_block(side, prefix.keys, prefix.values, mask, scale, softcap)
+        out_p = out_p.view(H_kv, m, G * n, Dv).transpose(0, 1)
+        lse_p = lse_p.reshape(H_kv, m, G * n).transpose(0, 1)
+        if prefix.blind is not None:
+            blind = prefix.blind[:, None, None].expand(m, 1, G, n).reshape(m, 1, G * n)
+            out_p, lse_p = out_p.masked_fill(blind[..., None], 0), lse_p.masked_fill(blind, -torch.inf)
+        if prefix.rows is None:
+            out, lse = merge(out, lse, out_p, lse_p)
+        else:
+            merged = merge(out[prefix.rows], lse[prefix.rows], out_p, lse_p)
+            out = out.float().index_copy(0, prefix.rows, merged[0])
+            lse = lse.index_copy(0, prefix.rows, merged[1])
+    if sinks is not None:
+        weight = torch.sigmoid(lse - sinks.float().view(1, H_kv, G, 1).expand(1, H_kv, G, n).reshape(1, H_kv, G * n))
+        out = out.float() * weight[..., None]
+    out = out.to(query.dtype).view(B, H_kv, G, n, Dv)
+    return out.permute(0, 3, 1, 2, 4).reshape(B, n, H, Dv)
+
+
+def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
+    """Two attentions over disjoint keys, out [..., Dv] and lse [...], as one over both; a must see at least one key."""
+    weight = torch.sigmoid(lse_b - lse_a)
+    return torch.lerp(out_a.float(), out_b.float(), weight[..., None]), torch.logaddexp(lse_a, lse_b)
+
+
+def _grow(mask: Tensor | None, G: int) -> Any:
+    """[m, n, S] -> [m, 1, G * n, S], the query layout of grouped heads."""
+    if mask is None:
+        return None
+    m, n, S = mask.shape
+    return mask[:, None, None].expand(m, 1, G, n, S).reshape(m, 1, G * n, S)
+
+
+def _attend_block(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    """q [b, h, L, D], k [b, h, S, D], v [b, h, S, Dv], S >= 1; returns out [b, h, L, Dv] and lse [b, h, L] float32."""
+    if softcap is None and q.device.type == "cpu" and k.shape[-1] == v.shape[-1] and _flash_is_faster(q, k):
+        # Its LSE is not contiguous; the mask must have q's dtype; an empty K/V would end the process.
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=mask, scale=scale)
+    if q.shape[1] > 1 and q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] > SCORES_AT_ONCE:
+        heads = [
+            _matmul(q[:, i : i + 1], k[:, i : i + 1], v[:, i : i + 1], mask, scale, softcap) for i in range(q.shape[1])
+        ]
+        return torch.cat([out for out, _ in heads], 1), torch.cat([lse for _, lse in heads], 1)
+    return _matmul(q, k, v, mask, scale, softcap)
+
+
+def _flash_is_faster(q: Tensor, k: Tensor) -> bool:
+    return q.dtype != torch.float16
+
+
+def _matmul(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    scores = torch.matmul(q, k.transpose(2, 3)).float().mul_(scale)
+    if softcap is not None:
+        scores = scores.div_(softcap).tanh_().mul_(softcap)
+    if mask is not None:
+        scores += mask
+    lse = scores.logsumexp(-1)
+    return torch.matmul(scores.sub_(lse[..., None]).exp_().to(v.dtype), v), lse
+
+
+def shared_mask(*_: Any, attention_mask: Tensor | None = None, **__: Any) -> None:
+    """The mask function that transformers calls: the cache knows what each row sees, so padding has no place here."""
+    if attention_mask is not None and not bool(attention_mask.all()):
+        raise SharingError("attention_mask holds zeros; a shared prefix has one unpadded prompt for all its rows")
+
+
+AttentionInterface.register(NAME, shared_attention)
+# Without a mask function of its own, transformers would ignore padding in silence.
+AttentionMaskInterface.register(NAME, shared_mask)
