@@ -34,11 +34,11 @@ def instruction_set() -> str | None:
 
 def sample(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None) -> int:
     pointers = (0, 0, 0, 0, 0, 0) if stats is None else tuple(column.data_ptr() for column in stats)
-    return _cpu.sample(*_arguments(case), tokens.data_ptr(), *pointers, torch.get_num_threads())
+    return _cpu.sample(_arguments(case), tokens.data_ptr(), pointers, torch.get_num_threads())
 
 
 def distribution(case: Case, probabilities: Tensor) -> int:
-    return _cpu.distribution(*_arguments(case), probabilities.data_ptr(), torch.get_num_threads())
+    return _cpu.distribution(_arguments(case), probabilities.data_ptr(), torch.get_num_threads())
 
 
 def _arguments(case: Case) -> tuple[Any, ...]:

@@ -1,0 +1,144 @@
+#include "dispatch.h"
+
+#include <atomic>
+#include <cfenv>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "../contract.h"
+#include "threads.h"
+
+namespace fastsample {
+namespace {
+
+struct Available {
+  const Worker* list[4] = {};
+  Available() {
+    int n = 0;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    const bool has_v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+    if (has_v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd")) {
+      list[n++] = &kAvx512;
+    }
+    if (has_v3) list[n++] = &kAvx2;  // every processor with AVX2 has F16C
+    list[n++] = &kSse2;
+#else
+    list[n++] = &kNeon;
+#endif
+  }
+};
+const Available available;
+std::atomic<const Worker*> chosen{available.list[0]};
+
+struct FreeAligned {
+  void operator()(void* p) const { std::free(p); }
+};
+
+// Memory that a thread keeps from call to call.
+class Keep {
+ public:
+  Scratch scratch(int64_t chunks) {
+    const size_t needed = (Scratch::bytes(chunks) + 63) / 64 * 64;
+    if (needed > size_) {
+      memory_.reset(std::aligned_alloc(64, needed));
+      size_ = needed;
+    }
+    return Scratch::in(memory_.get(), chunks);
+  }
+
+ private:
+  std::unique_ptr<void, FreeAligned> memory_;
+  size_t size_ = 0;
+};
+
+// The contract allows no flush of denormals, whatever the process has set.
+class DefaultArithmetic {
+ public:
+  DefaultArithmetic() {
+    fegetenv(&before_);
+    fesetenv(FE_DFL_ENV);
+  }
+  ~DefaultArithmetic() { fesetenv(&before_); }
+
+ private:
+  fenv_t before_;
+};
+
+const void* row_of(const Call& call, int64_t b) {
+  const int64_t row = call.indices ? call.indices[b] : b;
+  const int64_t size = call.dtype == Dtype::kFloat32 ? 4 : 2;
+  return static_cast<const char*>(call.logits) + row * call.row_stride * size;
+}
+
+struct Run {
+  const Call& call;
+  const Worker::Of& worker;
+  int64_t chunks;
+  int parts_per_row;
+  std::atomic<int64_t> invalid{0};
+
+  // For rows that several threads share:
+  std::vector<Keep> keep;
+  std::vector<Scratch> scratch;
+  std::unique_ptr<std::atomic<int>[]> left;  // parts of a row that are still being weighed
+  std::unique_ptr<std::atomic<bool>[]> is_odd;
+};
+
+void finish(Run& run, int64_t b, bool is_odd, const Scratch& scratch) {
+  if (!run.worker.finish(run.call, row_of(run.call, b), b, is_odd, scratch)) run.invalid.fetch_add(1);
+}
+
+void whole_row(void* context, int part) {
+  thread_local Keep keep;
+  Run& run = *static_cast<Run*>(context);
+  const DefaultArithmetic arithmetic;
+  const Scratch scratch = keep.scratch(run.chunks);
+  bool is_odd = false;
+  run.worker.weigh(run.call, row_of(run.call, part), part, 0, run.chunks, scratch, &is_odd);
+  finish(run, part, is_odd, scratch);
+}
+
+// A part of a row's chunks; whoever brings the last part finishes the row.
+void part_of_row(void* context, int part) {
+  Run& run = *static_cast<Run*>(context);
+  const DefaultArithmetic arithmetic;
+  const int64_t b = part / run.parts_per_row, p = part % run.parts_per_row;
+  const int64_t first = run.chunks * p / run.parts_per_row, last = run.chunks * (p + 1) / run.parts_per_row;
+  bool is_odd = false;
+  run.worker.weigh(run.call, row_of(run.call, b), b, first, last, run.scratch[b], &is_odd);
+  if (is_odd) run.is_odd[b].store(true, std::memory_order_relaxed);
+  if (run.left[b].fetch_sub(1, std::memory_order_acq_rel) == 1) finish(run, b, run.is_odd[b], run.scratch[b]);
+}
+
+}  // namespace
+
+const Worker* const* workers() { return available.list; }
+const Worker* worker() { return chosen.load(); }
+void use(const Worker* wanted) { chosen.store(wanted); }
+
+int64_t sample_rows(const Call& call, int threads) {
+  const int64_t chunks = (call.vocab + kChunk - 1) / kChunk;
+  Run run{call, worker()->of[static_cast<int>(call.dtype)], chunks, 1, {}, {}, {}, {}, {}};
+  constexpr int64_t kWorthSharing = 64;  // chunks: 16,384 tokens take about 5 us, as long as waking a thread
+  const int64_t parts = call.rows ? threads / call.rows : 0;
+  run.parts_per_row = static_cast<int>(parts < chunks / kWorthSharing ? parts : chunks / kWorthSharing);
+  if (run.parts_per_row < 2) {
+    run_parts(threads, static_cast<int>(call.rows), whole_row, &run);
+    return run.invalid;
+  }
+  run.keep.resize(call.rows);
+  run.left = std::make_unique<std::atomic<int>[]>(call.rows);
+  run.is_odd = std::make_unique<std::atomic<bool>[]>(call.rows);
+  for (int64_t b = 0; b < call.rows; ++b) {
+    run.scratch.push_back(run.keep[b].scratch(chunks));
+    run.left[b] = run.parts_per_row;
+    run.is_odd[b] = false;
+  }
+  run_parts(threads, static_cast<int>(call.rows) * run.parts_per_row, part_of_row, &run);
+  return run.invalid;
+}
+
+}  // namespace fastsample
