@@ -123,7 +123,7 @@ EXTRACTORS: dict[str, Extractor] = {
     "boxed": boxed,
     "number": last_number,
     "choice": choice,
-    "line": last_line,
+    "last-line": last_line,
 }
 
 

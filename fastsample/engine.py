@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
+from .linear import Linears
 from .prefix_cache import SharedCache, SharedPrefix, configs_of, plain_cache, sharing
 
 Progress = Callable[[int, int], None]
@@ -31,8 +32,9 @@ class Prefix:
 class Forward:
     """The model's forward pass, asked for the last position's logits only and by the names that this model uses."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, prepack: bool = False) -> None:
         self.model = model
+        self.linears = Linears(model, prepack=prepack)
         names = inspect.signature(model.forward).parameters
         self.cache_name = "past_key_values" if "past_key_values" in names else "cache_params"
         self.takes_positions = "position_ids" in names
@@ -43,7 +45,8 @@ class Forward:
 
     def __call__(self, ids: torch.Tensor, cache: Any, **more: Any) -> tuple[torch.Tensor, Any]:
         """ids: [B, n] int64; returns the logits of the last position, [B, V], and the cache."""
-        out = self.model(input_ids=ids, **{self.cache_name: cache}, **self.options, **more)
+        with self.linears.fast():
+            out = self.model(input_ids=ids, **{self.cache_name: cache}, **self.options, **more)
         return out.logits[:, -1], getattr(out, self.cache_name)
 
     @torch.inference_mode()
@@ -88,8 +91,8 @@ class ExpandedEngine:
 
     is_shared = False
 
-    def __init__(self, model: Any) -> None:
-        self.forward = Forward(model)
+    def __init__(self, model: Any, *, prepack: bool = False) -> None:
+        self.forward = Forward(model, prepack=prepack)
         self.device = self.forward.device
         self.rows: list[tuple[_Cohort, int]] = []
 
@@ -143,8 +146,8 @@ class SharedEngine:
 
     is_shared = True
 
-    def __init__(self, model: Any) -> None:
-        self.forward = Forward(model)
+    def __init__(self, model: Any, *, prepack: bool = False) -> None:
+        self.forward = Forward(model, prepack=prepack)
         self.device = self.forward.device
         self.configs = configs_of(model)
         self.cache: SharedCache | None = None
@@ -187,8 +190,8 @@ class RepeatedEngine:
 
     is_shared = False
 
-    def __init__(self, model: Any) -> None:
-        self.forward = Forward(model)
+    def __init__(self, model: Any, *, prepack: bool = False) -> None:
+        self.forward = Forward(model, prepack=prepack)
         self.device = self.forward.device
         self.rows: list[list[int]] = []
 

@@ -24,12 +24,12 @@ LOW_PRECISION = 3e-2
 _objections: weakref.WeakKeyDictionary[Any, dict[type, str | None]] = weakref.WeakKeyDictionary()
 
 
-def engine_for(model: Any) -> Engine:
-    """The first engine of the ladder without an objection."""
+def engine_for(model: Any, *, prepack: bool = False) -> Engine:
+    """The first engine of the ladder without an objection; prepack as in `fastsample.linear`."""
     for kind in LADDER[:-1]:
         if objection(model, kind) is None:
-            return kind(model)
-    return RepeatedEngine(model)
+            return kind(model, prepack=prepack)
+    return RepeatedEngine(model, prepack=prepack)
 
 
 def why_not(model: Any) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import ceil, fsum
+from math import ceil, fsum, isfinite, nan
 from time import perf_counter
 from typing import cast
 
@@ -87,8 +87,10 @@ class Inquiry:
         self.since = perf_counter()
         self._watched: dict[int, tuple[int, float]] = {}  # number -> (tokens seen, lowest window so far)
         for sample in question.known:
-            if sample.is_finished or sample.finish == "aborted":
-                self._enter(replace(sample, is_counted=False))
+            if sample.finish == "cancelled":
+                self.written.setdefault(sample.number, sample)
+            elif self.tally.ballots[sample.number] is None:
+                self._enter(sample)
 
     def requests(self) -> list[Request]:
         """The samples to start now: as many as the rule needs to stop if all of them agreed, or a wave half as large
@@ -100,7 +102,7 @@ class Inquiry:
             if self.rounds and len(self.tally.prefix()) >= self.started:
                 target = max(target, ceil(GROWTH * self.started))
         target = min(target, len(self.plan))
-        numbers = [n for n in range(self.started, target) if n not in self.written]
+        numbers = [n for n in range(self.started, target) if self.tally.ballots[n] is None]
         self.started = max(self.started, target)
         self.rounds += bool(numbers)
         return [self.request(n) for n in numbers]
@@ -238,7 +240,8 @@ def _number(sample: Sample) -> int:
 
 
 def _mean(values: Sequence[float]) -> float | None:
-    return fsum(values) / len(values) if values else None
+    mean = fsum(values) / len(values) if values else nan
+    return mean if isfinite(mean) else None
 
 
 def failed(question: Question, settings: Settings, error: str) -> Result:

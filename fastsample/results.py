@@ -56,7 +56,10 @@ class Written:
         """A dictionary for `json.dumps`; full adds the token ids and the certainties (0.001 nats)."""
         record = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("token_ids", "certainties")}
         if full:
-            record |= {"token_ids": list(self.token_ids), "certainties": [round(c, 3) for c in self.certainties]}
+            record |= {
+                "token_ids": list(self.token_ids),
+                "certainties": [round(min(c, 1e9), 3) for c in self.certainties],
+            }
         return record
 
     @classmethod

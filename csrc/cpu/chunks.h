@@ -95,7 +95,7 @@ static bool weigh_chunks(const Tokens<D>& row, float factor, int64_t first, int6
     const auto* chunk = row.chunk(j);
     const float top = chunk_maximum<D>(chunk);
     const F from = set(top >= -kLargest ? top : 0.0f);  // a chunk of -inf alone weighs 0 from anywhere
-    F rounded = set(0.0f), e_sum = set(0.0f), ed_sum = set(0.0f), x_sum = set(0.0f);
+    F rounded = set(0.0f), e_sum = set(0.0f), ed_sum = set(0.0f), down_sum = set(0.0f);
     I wrapped = set(0);
 #pragma GCC unroll 16
     for (int v = 0; v < kVectors; ++v) {
@@ -104,11 +104,11 @@ static bool weigh_chunks(const Tokens<D>& row, float factor, int64_t first, int6
       rounded = rounded + w;
       wrapped = add(wrapped, truncate(w));
       if constexpr (kWithMoments) {
-        const F d = larger(set(-80.0f), x - from);
+        const F down = x - from, d = larger(set(-80.0f), down);  // e^-80 of a weight is nothing; -inf would give 0 * inf
         const F e = weights_as_floats(d * set(static_cast<float>(kLog2e)));
         e_sum = e_sum + e;
         ed_sum = fused(e, d, ed_sum);
-        x_sum = x_sum + x;
+        down_sum = down_sum + down;
       }
     }
     const float total = sum_of(rounded);
@@ -119,14 +119,14 @@ static bool weigh_chunks(const Tokens<D>& row, float factor, int64_t first, int6
     }
     s.sum[j] = exact_sum(rounded, wrapped);
     if constexpr (kWithMoments) {
-      float x = sum_of(x_sum);
+      float down = sum_of(down_sum);
       if (row.size(j) < kChunk) {  // without the padding
-        x = 0;
+        down = 0;
         float lanes[kChunk];
-        for (int v = 0; v < kVectors; ++v) store(lanes + v * kLanes, Tokens<D>::at(chunk, v));
-        for (int64_t i = 0; i < row.size(j); ++i) x += lanes[i];
+        for (int v = 0; v < kVectors; ++v) store(lanes + v * kLanes, Tokens<D>::at(chunk, v) - from);
+        for (int64_t i = 0; i < row.size(j); ++i) down += lanes[i];
       }
-      s.moments[j] = {sum_of(e_sum), sum_of(ed_sum), x};
+      s.moments[j] = {sum_of(e_sum), sum_of(ed_sum), down};
     }
   }
   return is_odd;

@@ -47,12 +47,12 @@ struct Raw {
 };
 template <Dtype D>
 static Raw raw_of(const Tokens<D>& row, float top, const Scratch& s) {
-  double e = 0, ed = 0, x = 0;
+  double e = 0, ed = 0, down = 0;
   for (int64_t j = 0; j < row.chunks; ++j) {
     const Moments& m = s.moments[j];
-    x += static_cast<double>(m.x);
-    if (!(s.top[j] >= -kLargest)) continue;
     const double d = static_cast<double>(s.top[j]) - static_cast<double>(top), to_row = exp(d);
+    down += static_cast<double>(m.down) + d * static_cast<double>(row.size(j));
+    if (to_row == 0) continue;  // a forbidden chunk among them
     e += to_row * static_cast<double>(m.e);
     ed += to_row * (static_cast<double>(m.ed) + d * static_cast<double>(m.e));
   }
@@ -60,7 +60,7 @@ static Raw raw_of(const Tokens<D>& row, float top, const Scratch& s) {
   Raw raw;
   raw.log_sum = log(e / (1 << kWeightBits));
   raw.entropy = raw.log_sum - ed / e;
-  raw.self_certainty = raw.log_sum + static_cast<double>(top) - x / vocab - log(vocab);
+  raw.self_certainty = raw.log_sum - down / vocab - log(vocab);
   return raw;
 }
 

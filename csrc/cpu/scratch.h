@@ -15,7 +15,7 @@ constexpr int kSlack = 16;            // lanes that a packed store may overwrite
 struct Moments {  // of a chunk's softmax at temperature 1, relative to its maximum, times 2^30
   float e;        // sum of e^d
   float ed;       // sum of e^d * d
-  float x;        // sum of the logits
+  float down;     // sum of d, over the chunk's own tokens
 };
 
 struct Scratch {
