@@ -1,23 +1,23 @@
-"""Models that several areas of the tests share; `import tiny` works everywhere because this folder is on the path."""
+"""Models that several areas of the tests share; `import bigram` works everywhere because this folder is on the path."""
 
 from __future__ import annotations
 
 import importlib.util
 
+import bigram
 import pytest
-import tiny
 
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     """A folder whose model answers "4" with probability 0.7 and "5" with 0.3."""
-    return tiny.save_folder(tmp_path_factory.mktemp("tiny") / "seven-to-three")
+    return bigram.save_folder(tmp_path_factory.mktemp("tiny") / "seven-to-three")
 
 
 @pytest.fixture(scope="session")
 def tiny_gguf(tmp_path_factory):
     """The same model as a .gguf file."""
-    return tiny.save_gguf(tmp_path_factory.mktemp("gguf") / "seven-to-three.gguf")
+    return bigram.save_gguf(tmp_path_factory.mktemp("gguf") / "seven-to-three.gguf")
 
 
 @pytest.fixture(scope="session")

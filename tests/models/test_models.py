@@ -8,8 +8,8 @@ import shutil
 import subprocess
 import sys
 
+import bigram
 import pytest
-import tiny
 import torch
 
 from fastsample import models
@@ -25,7 +25,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def logits_of(model, tokenizer):
-    ids = tokenizer("2 + 2 = ?" + tiny.ASSISTANT, return_tensors="pt").input_ids
+    ids = tokenizer("2 + 2 = ?" + bigram.ASSISTANT, return_tensors="pt").input_ids
     with torch.inference_mode():
         return model(ids).logits[0, -1]
 
@@ -47,8 +47,8 @@ def test_a_gguf_is_unpacked_once_and_is_the_same_model(tiny_folder, tiny_gguf, c
     reference = models.load(str(tiny_folder), **QUIET)
     assert torch.equal(logits_of(model, tokenizer), logits_of(*reference))
     assert torch.equal(logits_of(again, tokenizer), logits_of(*reference))
-    assert tokenizer.chat_template == tiny.TEMPLATE
-    assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids(tiny.END)
+    assert tokenizer.chat_template == bigram.TEMPLATE
+    assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids(bigram.END)
     assert len(lines) == 1
     assert tiny_gguf.name in lines[0]
     assert len([path for path in cache.iterdir() if path.is_dir()]) == 1
@@ -68,7 +68,7 @@ def test_the_cache_follows_the_content_not_the_name(tiny_gguf, cache, tmp_path):
     moved = tmp_path / "moved" / "model.gguf"
     path.rename(moved)
     assert models.unpacked(moved) == first
-    tiny.save_gguf(path, {**tiny.SEVEN_TO_THREE, tiny.ASSISTANT: {"4": 0.2, "5": 0.8}})
+    bigram.save_gguf(path, {**bigram.SEVEN_TO_THREE, bigram.ASSISTANT: {"4": 0.2, "5": 0.8}})
     assert path.stat().st_size == moved.stat().st_size
     assert models.unpacked(path) != first
 

@@ -21,7 +21,7 @@ WORDLESS = {ASSISTANT: {"a": 1.0}, "a": {END: 1.0}}
 ENDLESS = {ASSISTANT: {"4": 1.0}, "4": {"4": 1.0}}
 
 
-def tiny_tokenizer():
+def bigram_tokenizer():
     """Byte-level with SmolLM's splitting of digits: a token for every byte, one of two blanks, three special ones."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -39,7 +39,7 @@ def tiny_tokenizer():
     return tokenizer
 
 
-def tiny_model(tokenizer, transitions=SEVEN_TO_THREE, layers=1):
+def bigram_model(tokenizer, transitions=SEVEN_TO_THREE, layers=1):
     """A llama that goes from token to token with the given probabilities; everything else is e^-40 as likely."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -68,8 +68,8 @@ def tiny_model(tokenizer, transitions=SEVEN_TO_THREE, layers=1):
 
 
 def save_folder(folder: Path, transitions=SEVEN_TO_THREE) -> Path:
-    tokenizer = tiny_tokenizer()
-    tiny_model(tokenizer, transitions).save_pretrained(folder)
+    tokenizer = bigram_tokenizer()
+    bigram_model(tokenizer, transitions).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -78,8 +78,8 @@ def save_gguf(path: Path, transitions=SEVEN_TO_THREE) -> Path:
     """The same model as a float32 GGUF."""
     import gguf
 
-    tokenizer = tiny_tokenizer()
-    model = tiny_model(tokenizer, transitions)
+    tokenizer = bigram_tokenizer()
+    model = bigram_model(tokenizer, transitions)
     config = model.config
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(config.num_hidden_layers)

