@@ -20,6 +20,7 @@ from transformers.cache_utils import CacheLayerMixin, DummyLayer, DynamicLayer, 
 from . import attention
 from .attention import PrefixPart, TailPart
 
+VECTOR = 16  # columns that the CPU's kernels sum side by side
 FIRST_TAIL = 64  # tokens of tail storage a row gets at first; then doubled whenever it is full
 
 
@@ -158,18 +159,19 @@ class _Plan:
         if like.shape[0] != len(lengths):
             raise ValueError(f"the batch must have the cache's {len(lengths)} rows, got {like.shape[0]}")
         self.n = n
-        self.uniform = len(set(lengths)) == 1
-        self.start, self.end = min(lengths), max(lengths)
+        self.is_uniform = len(set(lengths)) == 1
+        self.start, self.end = min(lengths), max(lengths) + n
         self.lo = 0 if window is None else max(0, self.start - window + 1)
-        self.columns = None
-        at = None
-        if not (self.uniform and n == 1):
-            at = torch.tensor(lengths, device=device)[:, None] + torch.arange(n, device=device)  # t: [B, n]
-            self.columns = at
+        # Whole vectors of columns: a row's sums are then the same whoever else is in the batch.
+        self.stop = -(-self.end // VECTOR) * VECTOR if device.type == "cpu" else self.end
+        # t: [B, n], or [1, n] for rows of one length
+        at = torch.tensor(lengths[:1] if self.is_uniform else lengths, device=device)[:, None]
+        at = at + torch.arange(n, device=device)
+        self.columns = at
         self.mask = None
-        if at is not None:
-            key = torch.arange(self.lo, self.end + n, device=device)
-            self.mask = _additive(_visible(key, at, window), like.dtype)
+        if not (self.is_uniform and n == 1 and self.stop == self.end):
+            key = torch.arange(self.lo, self.stop, device=device)
+            self.mask = _additive(_visible(key, at, window), like.dtype).expand(len(lengths), -1, -1)
         # per prefix: its number, its rows, how many of its last tokens are seen, the mask, the blind queries
         self.prefixes: list[tuple[int, Tensor | None, int | None, Tensor | None, Tensor | None]] = []
         for g, prefix in enumerate(cache.prefixes):
@@ -181,9 +183,10 @@ class _Plan:
             if window is not None:
                 shortest = min(lengths[b] for b in rows)
                 seen = min(prefix.length, window - 1 - shortest)
-                if at is not None:
+                if not (self.is_uniform and n == 1):
                     key = torch.arange(-seen, 0, device=device)
-                    visible = _visible(key, at if index is None else at[index], window)
+                    rows_at = at.expand(len(lengths), n)
+                    visible = _visible(key, rows_at if index is None else rows_at[index], window)
                     if n > 1:
                         blind = ~visible.any(-1)
                         visible |= blind[..., None]
@@ -197,7 +200,7 @@ def _visible(key: Tensor, at: Tensor, window: int | None) -> Tensor:
     return seen if window is None else seen & (key > at[..., None] - window)
 
 
-def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor | None:
+def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, -torch.inf)
 
 
@@ -228,9 +231,9 @@ class TailLayer(CacheLayerMixin):
     def write(self, k: Tensor, v: Tensor, plan: _Plan) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(k, v)
-        B, end = k.shape[0], plan.end + plan.n
-        self.keys, self.values = _room(self.keys, B, end), _room(self.values, B, end)
-        if plan.uniform:
+        B, end = k.shape[0], plan.end
+        self.keys, self.values = _room(self.keys, B, plan.stop), _room(self.values, B, plan.stop)
+        if plan.is_uniform:
             self.keys[:B, :, plan.start : end] = k
             self.values[:B, :, plan.start : end] = v
         else:
@@ -239,7 +242,9 @@ class TailLayer(CacheLayerMixin):
             self.values[row, :, plan.columns] = v.transpose(1, 2)
         if not is_sharing():
             return self._everything(B, end)
-        part = TailPart(self.keys[:B, :, plan.lo : end], self.values[:B, :, plan.lo : end], plan.mask, self.window)
+        part = TailPart(
+            self.keys[:B, :, plan.lo : plan.stop], self.values[:B, :, plan.lo : plan.stop], plan.mask, self.window
+        )
         for g, rows, seen, mask, blind in plan.prefixes:
             layer = self.cache.prefixes[g].layers[self.index]
             assert layer is not None

@@ -40,12 +40,26 @@ SHARE: dict[str, dict[str, Any]] = {
     "gemma": HEADS,
     "gemma2": {**HEADS, **MIXED, **MIXED_TYPES, "query_pre_attn_scalar": 8},
     "gemma3_text": {**HEADS, **MIXED, "num_hidden_layers": 6, "query_pre_attn_scalar": 8},
-    "gemma4_text": {**HEADS, **MIXED, **MIXED_TYPES, "global_head_dim": 16, "num_global_key_value_heads": 1,
-                    "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCAB,
-                    "num_kv_shared_layers": 0},  # fmt: skip
-    "gemma4_text-2": {**HEADS, **MIXED, **MIXED_TYPES, "global_head_dim": 16, "num_global_key_value_heads": 1,
-                      "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCAB,
-                      "num_kv_shared_layers": 2},  # fmt: skip
+    "gemma4_text": {
+        **HEADS,
+        **MIXED,
+        **MIXED_TYPES,
+        "global_head_dim": 16,
+        "num_global_key_value_heads": 1,
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": VOCAB,
+        "num_kv_shared_layers": 0,
+    },
+    "gemma4_text-2": {
+        **HEADS,
+        **MIXED,
+        **MIXED_TYPES,
+        "global_head_dim": 16,
+        "num_global_key_value_heads": 1,
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": VOCAB,
+        "num_kv_shared_layers": 2,
+    },
     "phi": GROUPED,
     "phi3": {**GROUPED, "sliding_window": None},
     "gpt2": GPT2,
@@ -73,7 +87,7 @@ SHARE: dict[str, dict[str, Any]] = {
     "seed_oss": HEADS,
     "arcee": GROUPED,
     "ernie4_5": GROUPED,
-}  # fmt: skip
+}
 # Architectures that cannot: what the sentence of `why_not` must name.
 FALL_BACK: dict[str, tuple[dict[str, Any], str]] = {
     "deepseek_v3": ({**GROUPED, "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16,
