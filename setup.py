@@ -20,10 +20,7 @@ INSTRUCTION_SETS = (
     else {"csrc/cpu/row_neon.cpp": ["-march=armv8-a"]}
 )
 HEADERS = [
-    os.path.join(folder, file)
-    for folder, _, files in os.walk("csrc")
-    for file in sorted(files)
-    if file.endswith(".h")
+    os.path.join(folder, file) for folder, _, files in os.walk("csrc") for file in sorted(files) if file.endswith(".h")
 ]
 
 

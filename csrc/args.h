@@ -15,7 +15,9 @@ struct Column {
 #ifdef __CUDACC__
   __host__ __device__
 #endif
-  __attribute__((always_inline)) T operator[](int64_t b) const { return rows ? rows[b] : value; }
+      __attribute__((always_inline)) T operator[](int64_t b) const {
+    return rows ? rows[b] : value;
+  }
 };
 
 // What comes back beside the token; all [B], all null where not wanted.

@@ -1,4 +1,5 @@
-// Python's door to the CPU backend: pointers in, a count of invalid rows out. No checks, no policy: contract.py has them.
+// Python's door to the CPU backend: pointers in, a count of invalid rows out. No checks, no policy: contract.py has
+// them.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

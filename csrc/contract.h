@@ -1,7 +1,8 @@
 // The arithmetic of the sampling contract, once, for host and device (C++ and CUDA).
 //
-// Every function is `static`: each instruction set compiles its own copy, so that no copy can be linked into another's code.
-// Where the contract says fma, one rounding is meant; everywhere else the compiler must not contract (-ffp-contract=off).
+// Every function is `static`: each instruction set compiles its own copy, so that no copy can be linked into another's
+// code. Where the contract says fma, one rounding is meant; everywhere else the compiler must not contract
+// (-ffp-contract=off).
 #pragma once
 
 #include <cmath>
@@ -16,10 +17,10 @@
 
 namespace fastsample {
 
-constexpr int kChunk = 256;       // tokens whose weights share one maximum
-constexpr int kWeightBits = 30;   // a token's weight is an integer in [0, 2^30]
-constexpr float kLowestZ = -32;   // of a token, relative to its chunk
-constexpr float kLowestS = -64;   // of a chunk, relative to the row
+constexpr int kChunk = 256;      // tokens whose weights share one maximum
+constexpr int kWeightBits = 30;  // a token's weight is an integer in [0, 2^30]
+constexpr float kLowestZ = -32;  // of a token, relative to its chunk
+constexpr float kLowestS = -64;  // of a chunk, relative to the row
 constexpr double kLog2e = 1.4426950408889634;
 constexpr float kSmallest = 0x1p-126f, kLargest = 0x1.fffffep127f;
 

@@ -223,10 +223,11 @@ def _tensor(name: str, value: Any, rows: int | None, dtype: torch.dtype, logits:
         raise ValueError(
             f"{name} must be on the device of the logits, {logits.device}, got {value.device}; move it there first"
         )
-    if value.dtype == torch.bool or value.is_complex() or (value.is_floating_point() and dtype != torch.float32):
-        if not (value.numel() == 0 and value.dtype == torch.get_default_dtype()):  # as_tensor([]) is a float
-            wanted = "whole numbers" if dtype != torch.float32 else "real numbers"
-            raise TypeError(f"{name} must hold {wanted}, got dtype {value.dtype}")
+    is_number = value.dtype != torch.bool and not value.is_complex()
+    is_wanted = is_number and (dtype == torch.float32 or not value.is_floating_point())
+    if not is_wanted and value.numel():  # torch.as_tensor([]) is a float, whatever was meant
+        wanted = "real numbers" if dtype == torch.float32 else "whole numbers"
+        raise TypeError(f"{name} must hold {wanted}, got dtype {value.dtype}")
     if value.dim() == 0 and rows is not None:
         value = value.expand(rows)
     if value.dim() != 1 or (rows is not None and value.shape[0] != rows):

@@ -7,7 +7,8 @@ are sums of integers: any order gives the same total, which is why every backend
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -75,9 +76,9 @@ def filtered(x: np.ndarray, temperature: float, top_k: int, top_p: float, min_p:
     """Apply the filters to one valid row x [V] float32, at a temperature > 0. Parameters are float32 values."""
     vocab = len(x)
     c = np.float32(np.clip(LOG2E / temperature, FLT_MIN, FLT_MAX))
-    chunks = np.full(-(-vocab // CHUNK) * CHUNK, -np.inf, np.float32)
-    chunks[:vocab] = x
-    chunks = chunks.reshape(-1, CHUNK)
+    padded = np.full(-(-vocab // CHUNK) * CHUNK, -np.inf, np.float32)
+    padded[:vocab] = x
+    chunks = padded.reshape(-1, CHUNK)
     top = chunks.max(1)
     has_any = top > -np.inf
     with np.errstate(invalid="ignore", over="ignore"):
@@ -168,7 +169,7 @@ def distribution(case: Case, probabilities: Tensor) -> int:
     return invalid
 
 
-def _rows(case: Case):
+def _rows(case: Case) -> Iterator[tuple[int, Tensor, list[Any], list[Any]]]:
     """Yield (b, x [V] float32 on the CPU, filter parameters, (seed, stream, position)) for every row."""
     columns = [
         case.column(n).tolist()
@@ -176,7 +177,7 @@ def _rows(case: Case):
     ]
     for b, (index, temperature, top_k, top_p, min_p, *randomness) in enumerate(zip(*columns)):
         x = case.logits[index].float().cpu()
-        yield b, x, (temperature, top_k, top_p, min_p), randomness
+        yield b, x, [temperature, top_k, top_p, min_p], randomness
 
 
 def _raw(x: np.ndarray, token: int) -> tuple[float, float, float]:

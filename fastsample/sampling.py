@@ -95,7 +95,7 @@ def sample(
     if torch.compiler.is_compiling():
         return _traced(case, return_stats, out, backend)
     tokens = torch.empty(case.rows, dtype=torch.int64, device=logits.device) if out is None else out
-    stats = _empty_stats(case) if return_stats else None
+    stats = empty_stats(case) if return_stats else None
     _run(case, tokens, stats, backend)
     return tokens if stats is None else (tokens, stats)
 
@@ -108,9 +108,29 @@ class SparseDistribution(NamedTuple):
 
 
 @overload
-def distribution(logits: Tensor, *, sparse: Literal[False] = ..., **parameters: object) -> Tensor: ...
+def distribution(
+    logits: Tensor,
+    *,
+    temperature: Parameter = ...,
+    top_k: IntParameter = ...,
+    top_p: Parameter = ...,
+    min_p: Parameter = ...,
+    indices: Tensor | Sequence[int] | None = ...,
+    sparse: Literal[False] = ...,
+    backend: str | None = ...,
+) -> Tensor: ...
 @overload
-def distribution(logits: Tensor, *, sparse: Literal[True], **parameters: object) -> SparseDistribution: ...
+def distribution(
+    logits: Tensor,
+    *,
+    temperature: Parameter = ...,
+    top_k: IntParameter = ...,
+    top_p: Parameter = ...,
+    min_p: Parameter = ...,
+    indices: Tensor | Sequence[int] | None = ...,
+    sparse: Literal[True],
+    backend: str | None = ...,
+) -> SparseDistribution: ...
 def distribution(
     logits: Tensor,
     *,
@@ -187,10 +207,13 @@ def _check_out(out: Tensor, case: Case) -> None:
         )
 
 
-def _empty_stats(case: Case) -> Stats:
-    floats = torch.empty(4, case.rows, dtype=torch.float32, device=case.logits.device)
-    kept = torch.empty(case.rows, dtype=torch.int64, device=case.logits.device)
-    return Stats(*floats.unbind(), kept, torch.empty(case.rows, dtype=torch.int32, device=case.logits.device))
+def empty_stats(case: Case) -> Stats:
+    """Stats with room for every row of a case."""
+    return Stats._make(torch.empty(case.rows, dtype=dtype, device=case.logits.device) for dtype in STATS_DTYPES)
+
+
+STATS_DTYPES = (torch.float32, torch.float32, torch.float32, torch.float32, torch.int64, torch.int32)
+SevenTensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 # --- torch.compile: one operator, its parameters as tensors so that a new value is no new graph ----------------------
@@ -209,25 +232,34 @@ def sample_op(
     indices: Tensor | None,
     with_stats: bool,
     backend: str | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> SevenTensors:
     case = Case.of(logits, temperature, top_k, top_p, min_p, seed, stream, position, indices)
     tokens = torch.empty(case.rows, dtype=torch.int64, device=logits.device)
-    stats = _empty_stats(case._replace(rows=case.rows if with_stats else 0))
+    stats = empty_stats(case if with_stats else case._replace(rows=0))
     _run(case, tokens, stats if with_stats else None, backend)
-    return (tokens, *(column.clone() for column in stats))
+    return (tokens, *stats)
 
 
 @sample_op.register_fake
-def _(logits, temperature, top_k, top_p, min_p, seed, stream, position, indices, with_stats, backend):
+def _(
+    logits: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    min_p: Tensor,
+    seed: Tensor,
+    stream: Tensor | None,
+    position: Tensor,
+    indices: Tensor | None,
+    with_stats: bool,
+    backend: str | None,
+) -> SevenTensors:
     rows = logits.shape[0] if indices is None else indices.shape[0]
-    columns = [logits.new_empty(rows if with_stats else 0, dtype=d) for d in STATS_DTYPES]
+    columns = Stats._make(logits.new_empty(rows if with_stats else 0, dtype=dtype) for dtype in STATS_DTYPES)
     return (logits.new_empty(rows, dtype=torch.int64), *columns)
 
 
-STATS_DTYPES = (torch.float32,) * 4 + (torch.int64, torch.int32)
-
-
-def _traced(case: Case, return_stats: bool, out: Tensor | None, backend: str | None):
+def _traced(case: Case, return_stats: bool, out: Tensor | None, backend: str | None) -> Tensor | tuple[Tensor, Stats]:
     columns = [case.column(n) for n in ("temperature", "top_k", "top_p", "min_p", "seed")]
     tokens, *stats = sample_op(
         case.logits, *columns, case.stream, case.column("position"), case.indices, return_stats, backend

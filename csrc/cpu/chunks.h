@@ -104,7 +104,8 @@ static bool weigh_chunks(const Tokens<D>& row, float factor, int64_t first, int6
       rounded = rounded + w;
       wrapped = add(wrapped, truncate(w));
       if constexpr (kWithMoments) {
-        const F down = x - from, d = larger(set(-80.0f), down);  // e^-80 of a weight is nothing; -inf would give 0 * inf
+        const F down = x - from,
+                d = larger(set(-80.0f), down);  // e^-80 of a weight is nothing; -inf would give 0 * inf
         const F e = weights_as_floats(d * set(static_cast<float>(kLog2e)));
         e_sum = e_sum + e;
         ed_sum = fused(e, d, ed_sum);

@@ -2,7 +2,8 @@
 // nothing: `Filters::close` checks it with integers and looks elsewhere where it was wrong.
 //
 // Both ways fill one histogram of the row's upper logits, kBins wide:
-// - walk: chunks by descending maximum, until the bins above the next unread one hold the target. Reads what the cut needs.
+// - walk: chunks by descending maximum, until the bins above the next unread one hold the target. Reads what the cut
+// needs.
 // - sample: every eighth chunk, for flat rows, where most chunks would have to be walked.
 #pragma once
 
@@ -142,7 +143,8 @@ class Estimate {
   }
   int64_t sampled_chunk(int64_t i) const { return i * row_.chunks / sampled(); }
 
-  // The lower part of a flat row is alike in all chunks, so that is what is scaled up: `tail` is the measure below the cut.
+  // The lower part of a flat row is alike in all chunks, so that is what is scaled up: `tail` is the measure below the
+  // cut.
   Bracket sample(Measure measure, double tail) {
     clear();
     const int64_t n = sampled();

@@ -98,8 +98,8 @@ class Filters {
     cut_ = {high, INT64_MAX};
   }
 
-  // Closes the prefix where its measure reaches `target`, within the cut that is in force. Every pass of the loop is exact
-  // and leaves a smaller range for the cut, so a bad guess costs time and never a wrong token.
+  // Closes the prefix where its measure reaches `target`, within the cut that is in force. Every pass of the loop is
+  // exact and leaves a smaller range for the cut, so a bad guess costs time and never a wrong token.
   void close(Measure measure, int64_t target, Bracket guess) {
     const Cut limit = cut_;
     Candidates<D> candidates(factor_, s_);

@@ -31,8 +31,8 @@ struct Cut {
   bool keeps(float x, int64_t i) const { return x > value || (x == value && i <= index); }
 };
 
-// Sorts two parallel arrays into the order of the row. Shell's method: short arrays are what it is given, and it needs no
-// memory; std::sort would be compiled for one instruction set and linked into all.
+// Sorts two parallel arrays into the order of the row. Shell's method: short arrays are what it is given, and it needs
+// no memory; std::sort would be compiled for one instruction set and linked into all.
 static inline void sort_tokens(float* x, int32_t* index, int64_t n) {
   constexpr int64_t kGaps[] = {1750, 701, 301, 132, 57, 23, 10, 4, 1};
   for (const int64_t gap : kGaps) {

@@ -3,7 +3,6 @@
 #include "row.h"
 
 namespace fastsample {
-const Worker kAvx2 = {"avx2",
-                         {avx2::kWorkerOf<Dtype::kFloat32>, avx2::kWorkerOf<Dtype::kBfloat16>,
-                          avx2::kWorkerOf<Dtype::kFloat16>}};
+const Worker kAvx2 = {
+    "avx2", {avx2::kWorkerOf<Dtype::kFloat32>, avx2::kWorkerOf<Dtype::kBfloat16>, avx2::kWorkerOf<Dtype::kFloat16>}};
 }  // namespace fastsample

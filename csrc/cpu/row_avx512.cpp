@@ -3,7 +3,7 @@
 #include "row.h"
 
 namespace fastsample {
-const Worker kAvx512 = {"avx512",
-                         {avx512::kWorkerOf<Dtype::kFloat32>, avx512::kWorkerOf<Dtype::kBfloat16>,
-                          avx512::kWorkerOf<Dtype::kFloat16>}};
+const Worker kAvx512 = {
+    "avx512",
+    {avx512::kWorkerOf<Dtype::kFloat32>, avx512::kWorkerOf<Dtype::kBfloat16>, avx512::kWorkerOf<Dtype::kFloat16>}};
 }  // namespace fastsample

@@ -3,7 +3,6 @@
 #include "row.h"
 
 namespace fastsample {
-const Worker kNeon = {"neon",
-                         {neon::kWorkerOf<Dtype::kFloat32>, neon::kWorkerOf<Dtype::kBfloat16>,
-                          neon::kWorkerOf<Dtype::kFloat16>}};
+const Worker kNeon = {
+    "neon", {neon::kWorkerOf<Dtype::kFloat32>, neon::kWorkerOf<Dtype::kBfloat16>, neon::kWorkerOf<Dtype::kFloat16>}};
 }  // namespace fastsample

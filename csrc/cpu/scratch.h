@@ -20,16 +20,16 @@ struct Moments {  // of a chunk's softmax at temperature 1, relative to its maxi
 
 struct Scratch {
   // a value a chunk
-  float* top;       // maximum
-  double* sum;      // sum of the kept tokens' weights: an integer
-  double* scale;    // of the chunk's weights relative to the row
-  uint32_t* order;  // chunks by descending maximum
+  float* top;        // maximum
+  double* sum;       // sum of the kept tokens' weights: an integer
+  double* scale;     // of the chunk's weights relative to the row
+  uint32_t* order;   // chunks by descending maximum
   Moments* moments;  // shares its memory with the candidates: read before the first of them is written
 
   // fixed sizes
-  float* mass;         // [kBins + 1]
-  uint32_t* count;     // [kBins + 1]
-  float* candidate;    // [kMaxCandidates + kSlack] logits
+  float* mass;       // [kBins + 1]
+  uint32_t* count;   // [kBins + 1]
+  float* candidate;  // [kMaxCandidates + kSlack] logits
   int32_t* candidate_index;
 
   static size_t bytes(int64_t chunks);

@@ -38,8 +38,8 @@ static inline double weight_above(const typename Row<D>::Raw* chunk, float top, 
   return exact_sum(rounded, wrapped);
 }
 
-// Leaves in s.sum the weight above the bracket, chunk by chunk, and in s.candidate the tokens inside it that `limit` keeps.
-// `bracket.high` must be above limit.value. Reads the chunks whose maximum reaches the bracket.
+// Leaves in s.sum the weight above the bracket, chunk by chunk, and in s.candidate the tokens inside it that `limit`
+// keeps. `bracket.high` must be above limit.value. Reads the chunks whose maximum reaches the bracket.
 template <Dtype D>
 static Swept sweep(const Tokens<D>& row, float factor, Bracket bracket, const Cut& limit, const Scratch& s) {
   const F low = set(bracket.low), high = set(bracket.high), tie = set(limit.value);

@@ -60,7 +60,8 @@ class Pool {
   }
 
  private:
-  static constexpr int kSpins = 2000;  // about 50 us: the calls of a decoding loop are further apart, those of a row are not
+  static constexpr int kSpins =
+      2000;  // about 50 us: the calls of a decoding loop are further apart, those of a row are not
 
   void take_parts(const Job& job) {
     for (int part; (part = next_.fetch_add(1, std::memory_order_relaxed)) < job.parts;) job.work(job.context, part);

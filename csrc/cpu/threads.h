@@ -3,8 +3,8 @@
 
 namespace fastsample {
 
-// Runs work(context, part) for every part in [0, parts), on up to `threads` threads, this one included; returns when all
-// are done. A second caller meanwhile, or a call from inside a part, runs its parts alone.
+// Runs work(context, part) for every part in [0, parts), on up to `threads` threads, this one included; returns when
+// all are done. A second caller meanwhile, or a call from inside a part, runs its parts alone.
 void run_parts(int threads, int parts, void (*work)(void* context, int part), void* context);
 
 }  // namespace fastsample

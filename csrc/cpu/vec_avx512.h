@@ -39,7 +39,7 @@ static inline bool any(Mask m) { return m; }
 static inline int count(Mask m) { return __builtin_popcount(m); }
 static inline uint32_t bits(Mask m) { return m; }
 static inline F pick(Mask m, F a, F b) { return _mm512_mask_blend_ps(m, b, a); }  // a where m, else b
-static inline F ramp() {  // 1, 2, ...
+static inline F ramp() {                                                          // 1, 2, ...
   return _mm512_setr_ps(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16);
 }
 static inline F only(Mask m, F x) { return _mm512_maskz_mov_ps(m, x); }
@@ -49,7 +49,8 @@ static inline float max_of(F x) { return _mm512_reduce_max_ps(x); }
 static inline float sum_of(F x) { return _mm512_reduce_add_ps(x); }
 static inline uint32_t sum_of(I x) { return static_cast<uint32_t>(_mm512_reduce_add_epi32(x)); }
 
-// Write the lanes of m side by side; up to 16 lanes behind them may be overwritten. (A compressing store is slow on Zen 4.)
+// Write the lanes of m side by side; up to 16 lanes behind them may be overwritten. (A compressing store is slow on
+// Zen 4.)
 static inline int pack(float* p, Mask m, F x) {
   _mm512_storeu_ps(p, _mm512_maskz_compress_ps(m, x));
   return count(m);

@@ -9,7 +9,8 @@ namespace fastsample {
 struct Worker {
   struct Of {
     // Stage 1 of chunks [first, last) of output row b; says whether a NaN or +inf was met.
-    void (*weigh)(const Call&, const void* logits, int64_t b, int64_t first, int64_t last, const Scratch&, bool* is_odd);
+    void (*weigh)(const Call&, const void* logits, int64_t b, int64_t first, int64_t last, const Scratch&,
+                  bool* is_odd);
     // Stage 2, after all chunks were weighed; false: the row is invalid.
     bool (*finish)(const Call&, const void* logits, int64_t b, bool is_odd, const Scratch&);
   };

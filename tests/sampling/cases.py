@@ -1,0 +1,129 @@
+"""The contract's vectors, and hostile rows by name: what every backend is fed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+import fastsample
+from fastsample.contract import Case, Stats
+from fastsample.sampling import empty_stats, load_backend
+
+VECTORS = Path(__file__).parent.parent / "data" / "contract_vectors.npz"
+
+
+class Vector(NamedTuple):
+    """Several draws from one row, with the tokens that the contract demands (-1: an invalid row)."""
+
+    name: str
+    logits: torch.Tensor  # [1, V] float32
+    parameters: dict[str, float]
+    seeds: list[int]
+    streams: list[int]
+    positions: list[int]
+    tokens: list[int]
+    kept: int  # -1: greedy or invalid
+
+
+def vectors() -> list[Vector]:
+    stored = np.load(VECTORS)
+    found = []
+    for case in json.loads(stored["cases"].tobytes()):
+        row = stored[case["logits"]] if case["logits"] else hashed_row(*case["hashed"])
+        parameters = {name: case[name] for name in ("temperature", "top_k", "top_p", "min_p")}
+        draws = (case[name] for name in ("seeds", "streams", "positions", "tokens"))
+        found.append(Vector(case["name"], torch.from_numpy(row)[None], parameters, *draws, case["kept"]))
+    return found
+
+
+def hashed_row(vocab: int, k: int) -> np.ndarray:
+    """A large row that is computed instead of stored."""
+    i = np.arange(vocab, dtype=np.uint32)
+    h = i * np.uint32(2654435761) + np.uint32(k * 40503)
+    h = (h ^ (h >> np.uint32(15))) * np.uint32(2246822519)
+    return (h >> np.uint32(8)).astype(np.float32) * np.float32(2**-20)
+
+
+ROWS = (
+    "normal",
+    "flat",
+    "peaked",
+    "zipf",
+    "constant",
+    "few values",
+    "masked",
+    "offset",
+    "huge",
+    "one survivor",
+    "signed zeros and subnormals",
+    "ascending",
+    "descending",
+)
+
+
+def row(kind: str, vocab: int, rng: np.random.Generator) -> torch.Tensor:
+    """[V] float32 of the named kind."""
+    x = rng.normal(size=vocab)
+    if kind == "flat":
+        x *= 0.01
+    elif kind == "peaked":
+        x = x * 2
+        x[rng.integers(vocab)] = 12
+    elif kind == "zipf":
+        x = rng.permutation(-1.2 * np.log(np.arange(1, vocab + 1)))
+    elif kind == "constant":
+        x[:] = x[0]
+    elif kind == "few values":
+        x = rng.integers(-3, 3, size=vocab).astype(float)
+    elif kind == "masked":
+        x[rng.random(vocab) < 0.7] = -np.inf
+        x[rng.integers(vocab)] = 0
+    elif kind == "offset":
+        x = x * 1e-3 + 1000
+    elif kind == "huge":
+        x *= 1e30
+    elif kind == "one survivor":
+        x[:] = -np.inf
+        x[rng.integers(vocab)] = -3
+    elif kind == "signed zeros and subnormals":
+        x = np.where(rng.random(vocab) < 0.5, 0.0, -0.0)
+        x[: vocab // 3] -= 1e-40 * rng.integers(0, 3, size=vocab // 3)
+    elif kind in ("ascending", "descending"):
+        x = np.sort(x * 2)[:: 1 if kind == "ascending" else -1]
+    return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
+
+
+def run(backend: str, logits: torch.Tensor, **parameters) -> tuple[torch.Tensor, Stats]:
+    """The backend itself, below the public function, which raises for invalid rows."""
+    names = ("temperature", "top_k", "top_p", "min_p", "seed", "stream", "position", "indices")
+    values = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0, "position": 0} | parameters
+    case = Case.of(logits, *(values.get(name) for name in names))
+    case.check_values()
+    tokens = torch.full((case.rows,), -2, dtype=torch.int64)
+    stats = empty_stats(case)
+    load_backend(backend).sample(case, tokens, stats)
+    return tokens, stats
+
+
+def backends() -> list[str]:
+    """Every backend that runs on CPU tensors here; the CPU's once for each instruction set of this processor."""
+    sets = [] if fastsample.info()["instruction_set"] is None else _extension().instruction_sets()
+    return ["reference", *(f"cpu:{name}" for name in sets)]
+
+
+def select(name: str) -> str:
+    """Switch to the instruction set of a name from `backends`; returns the name that `sample` takes."""
+    backend, _, instruction_set = name.partition(":")
+    if instruction_set:
+        _extension().use_instruction_set(instruction_set)
+    return backend
+
+
+def _extension():
+    from fastsample import _cpu
+
+    return _cpu

@@ -1,0 +1,60 @@
+"""The custom operator: torch.compile traces through it without a graph break."""
+
+import pytest
+import torch
+
+import fastsample
+from fastsample.sampling import sample_op
+
+
+def operands(rows=4, vocab=300):
+    full = torch.full((rows,), 1.0)
+    return (
+        torch.randn(rows, vocab),
+        full * 0.8,
+        torch.full((rows,), 40, dtype=torch.int32),
+        full * 0.9,
+        full * 0.0,
+        torch.zeros(rows, dtype=torch.int64),
+        torch.arange(rows),
+        torch.zeros(rows, dtype=torch.int64),
+    )
+
+
+@pytest.mark.parametrize("indices", [None, torch.tensor([0, 0, 3, 1])], ids=["rows", "indices"])
+@pytest.mark.parametrize("with_stats", [False, True])
+def test_opcheck(indices, with_stats):
+    """Schema, fake tensors and autograd registration are what the operator says."""
+    torch.library.opcheck(sample_op, (*operands(), indices, with_stats, None))
+
+
+def test_traces_without_a_graph_break():
+    """One graph, the eager result; new values of the parameters make no new graph."""
+    compiled_graphs = 0
+
+    def count(graph, inputs):
+        nonlocal compiled_graphs
+        compiled_graphs += 1
+        return graph.forward
+
+    def step(logits, position, temperature):
+        tokens, stats = fastsample.sample(
+            logits * 2, temperature=temperature, top_p=0.9, seed=3, position=position, return_stats=True
+        )
+        return tokens + 1, stats.logprob
+
+    compiled = torch.compile(step, backend=count, fullgraph=True)
+    logits = torch.randn(4, 300)
+    for i in range(3):
+        position, temperature = torch.tensor(i), torch.tensor([0.0, 0.5, 1.0, 1.0 + i])
+        a, b = compiled(logits, position, temperature), step(logits, position, temperature)
+        assert torch.equal(a[0], b[0])
+        assert torch.equal(a[1], b[1])
+    assert compiled_graphs == 1
+
+
+def test_compiled_code_checks_its_arguments():
+    """A bad value in a tensor is found when the compiled function runs."""
+    compiled = torch.compile(lambda x, t: fastsample.sample(x, temperature=t), backend="eager", fullgraph=True)
+    with pytest.raises(ValueError, match="temperature must be >= 0, got -1 at row 1"):
+        compiled(torch.zeros(2, 4), torch.tensor([1.0, -1.0]))
