@@ -54,16 +54,18 @@ struct Tokens {
   static F at(const Raw* chunk, int v) { return Row<D>::widened(chunk + v * kLanes); }
 };
 
-// p * 2^30 of 2^z = p * 2^r. Scaling the coefficients by a power of two changes no rounding.
-static inline F weights_as_floats(F z) {
-  constexpr float k = 1 << kWeightBits;
-  const F r = nearest(z), f = z - r;
+// 2^f times k, a power of two: scaling the coefficients by it changes no rounding.
+static inline F polynomial(F f, float k = 1) {
   F p = fused(set(kA5 * k), f, set(kA4 * k));
   p = fused(p, f, set(kA3 * k));
   p = fused(p, f, set(kA2 * k));
   p = fused(p, f, set(kA1 * k));
-  p = fused(p, f, set(k));
-  return scale(p, r);
+  return fused(p, f, set(k));
+}
+
+static inline F weights_as_floats(F z) {
+  const F r = nearest(z);
+  return scale(polynomial(z - r, 1 << kWeightBits), r);
 }
 
 // The weights of one vector of logits, as floats with a fraction yet to be cut off; a NaN stays one.
@@ -86,6 +88,16 @@ static inline float chunk_maximum(const typename Row<D>::Raw* chunk) {
   return max_of(larger(even, odd));
 }
 
+// Asks for what is read soon. The processor's own prefetching stops at every page; with this, stage 1 over 151,936
+// tokens out of the cache took 23 us instead of 29 (Zen 5, one thread; 1, 2, 4 and 8 KB were tried), as long as in the
+// cache.
+template <class Raw>
+static inline void fetch_ahead(const Raw* chunk) {
+  constexpr int kAhead = 8192, kLine = 64;
+  const char* at = reinterpret_cast<const char*>(chunk) + kAhead;
+  for (int i = 0; i < static_cast<int>(kChunk * sizeof(Raw)); i += kLine) __builtin_prefetch(at + i);
+}
+
 // Weighs chunks [first, last); returns whether a NaN or +inf was met (the row is then invalid).
 template <Dtype D, bool kWithMoments>
 static bool weigh_chunks(const Tokens<D>& row, float factor, int64_t first, int64_t last, const Scratch& s) {
@@ -93,6 +105,7 @@ static bool weigh_chunks(const Tokens<D>& row, float factor, int64_t first, int6
   bool is_odd = false;
   for (int64_t j = first; j < last; ++j) {
     const auto* chunk = row.chunk(j);
+    fetch_ahead(chunk);
     const float top = chunk_maximum<D>(chunk);
     const F from = set(top >= -kLargest ? top : 0.0f);  // a chunk of -inf alone weighs 0 from anywhere
     F rounded = set(0.0f), e_sum = set(0.0f), ed_sum = set(0.0f), down_sum = set(0.0f);
@@ -139,6 +152,7 @@ static bool maximize_chunks(const Tokens<D>& row, int64_t first, int64_t last, c
   Mask nan = no_lane();
   for (int64_t j = first; j < last; ++j) {
     const auto* chunk = row.chunk(j);
+    fetch_ahead(chunk);
     s.top[j] = chunk_maximum<D>(chunk);
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; v += 2) {

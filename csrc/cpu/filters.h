@@ -29,7 +29,9 @@ class Filters {
     if (min_p > 0) keep_near(min_p);
   }
 
+  // The mass of all kept tokens.
   int64_t total_mass() const {
+    if (total_ >= 0) return total_;
     int64_t total = 0;
     for (int64_t j = 0; j < row_.chunks; ++j) total += mass(s_.sum[j], s_.scale[j]);
     return total;
@@ -51,7 +53,9 @@ class Filters {
     if (top_p < 1) {
       const int64_t target = top_p_target(total_mass(), top_p);
       for (int64_t j = 0; j < row_.chunks; ++j) s_.sum[j] = 0;
-      kept_ = candidates.add(0, kept_, Measure::kMass, target, 0, &cut_).taken;
+      const Reached reached = candidates.add(0, kept_, Measure::kMass, target, 0, &cut_);
+      kept_ = reached.taken;
+      total_ = reached.measure;
     }
     return true;
   }
@@ -95,6 +99,7 @@ class Filters {
     }
     if (!(high > cut_.value)) return;  // another filter cut higher
     kept_ = sweep(row_, factor_, {high, high}, Cut(), s_).above;
+    total_ = -1;
     cut_ = {high, INT64_MAX};
   }
 
@@ -128,7 +133,10 @@ class Filters {
         continue;
       }
       kept_ = found.above + reached.taken;
-      if (reached.measure >= target) return;
+      if (reached.measure >= target) {
+        if (measure == Measure::kMass) total_ = reached.measure;
+        return;
+      }
       if (!(b.low > known_low)) {  // top_k of more tokens than are finite: nothing is cut off
         cut_ = limit;
         return;
@@ -177,6 +185,7 @@ class Filters {
   const Scratch& s_;
   Cut cut_;
   int64_t kept_;
+  int64_t total_ = -1;  // where a filter has left it
 };
 
 }  // namespace fastsample::FASTSAMPLE_ISA

@@ -40,6 +40,24 @@ static float value_at(const Tokens<D>& row, int64_t token) {
   return lanes[token % kLanes];
 }
 
+// chunk_scale() of every chunk, a vector at a time: p and r first, then p * 2^r in float64.
+static void scale_chunks(int64_t chunks, float top, float factor, const Scratch& s) {
+  const F from = set(top), c = set(factor);
+  for (int64_t j = 0; j < chunks; j += kLanes) {
+    if (j + kLanes > chunks) {
+      for (; j < chunks; ++j) s.scale[j] = chunk_scale(s.top[j], top, factor);
+      return;
+    }
+    const F tops = load(s.top + j);
+    const F z = larger(set(kLowestS), (tops - from) * c), r = nearest(z);
+    float p[kLanes];
+    int32_t exponents[kLanes];
+    store(p, only(at_least(tops, set(-kLargest)), polynomial(z - r)));
+    store(exponents, truncate(r));
+    for (int lane = 0; lane < kLanes; ++lane) s.scale[j + lane] = p[lane] * exponent(exponents[lane]);
+  }
+}
+
 // The untouched row at temperature 1, from the moments of its chunks.
 struct Raw {
   double log_sum = 0;  // log of the sum of e^(x - top)
@@ -169,7 +187,7 @@ static bool finish_row(const Call& call, const void* logits, int64_t b, bool is_
     drawn = draw_greedy(row, top, s, probabilities);
   } else {
     const float factor = inverse_temperature(call.temperature[b]);
-    for (int64_t j = 0; j < row.chunks; ++j) s.scale[j] = chunk_scale(s.top[j], top, factor);
+    scale_chunks(row.chunks, top, factor, s);
     Filters<D> filters(row, factor, top, s);
     filters.apply(call.top_k[b], call.top_p[b], call.min_p[b]);
     if (probabilities) {
