@@ -1,0 +1,105 @@
+"""fastsample report: every rule replayed on a run's stored samples; no model is needed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .terminal import console_for, refusals, refuse
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..report import Report
+
+
+NARROW = (0, 1, 2, 3, 5, 7, 9)  # the columns that fit a terminal; the page has all of them
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN ...", help="Folders that fastsample evaluate made.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="PAGE.html", help="Left out: report.html in the first run.")
+    ] = None,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option("--rule", help="A rule to replay, such as ahead:k=5; repeatable; else a usual set."),
+    ] = None,
+    slots: Annotated[
+        int | None, typer.Option(help="Rows of the batch to replay with; left out: the run's own.")
+    ] = None,
+    as_json: bool = typer.Option(False, "--json", help="The tables as one JSON object on standard output."),
+) -> None:
+    """Compare rules and temperatures on the stored samples of one or more runs; writes one page that opens offline.
+
+    Exit code: 0, or 2 for a folder without a run or a rule that does not exist.
+    """
+    console = console_for(is_stdout_taken=as_json)
+    if slots is not None and slots < 1:
+        refuse(f"slots must be at least 1, got {slots}")
+    with refusals():
+        from ..plots import html, plots
+        from ..report import RULES, report_of
+        from ..rules import rule_of
+
+        names = tuple(rule) if rule else RULES
+        for name in names:
+            rule_of(name)
+        with console.status("replaying the rules"):
+            pages = [report_of(folder, names, slots=slots) for folder in runs]
+        try:
+            graphs = [plots(page) if page.rows else [] for page in pages]
+        except ModuleNotFoundError as error:
+            console.print(f"no plots: {error.name} is not installed; pip install matplotlib", style="yellow")
+            graphs = [[] for _ in pages]
+        target = out or runs[0] / "report.html"
+        try:
+            target.write_text(html(pages, graphs), encoding="utf-8")
+        except OSError as error:
+            refuse(f"{target} cannot be written: {error.strerror}")
+    if as_json:
+        print(json.dumps([_plain(page) for page in pages], ensure_ascii=False))
+    else:
+        for page in pages:
+            _show(page, console)
+    console.print(f"[dim]the same with plots:[/dim] {target}", soft_wrap=True)
+
+
+def _show(page: Report, console: Console) -> None:
+    from rich.table import Table
+
+    from ..plots import HEADS, by_temperature, cells, incomplete, settings_table
+
+    console.print(f"\n[bold]{page.folder}[/bold]  {settings_table(page)[-1][1]}")
+    if page.complete < page.questions:
+        console.print(incomplete(page), style="yellow")
+    if not page.rows:
+        return
+    table = Table(box=None, header_style="bold")
+    for place in NARROW:
+        table.add_column(HEADS[place], justify="left" if place == 0 else "right", no_wrap=place > 0, min_width=4)
+    for row in page.rows:
+        table.add_row(*(cells(row)[place] for place in NARROW))
+    console.print(table)
+    table = Table(box=None, header_style="bold")
+    for head in ("temperature", "Avg@N %", "own vote %", "solves %", "alone solves %"):
+        table.add_column(head, justify="right")
+    for line in by_temperature(page):
+        table.add_row(*line)
+    console.print(table)
+    console.print(page.verdict)
+
+
+def _plain(page: Report) -> dict[str, object]:
+    record = asdict(page)
+    record["folder"] = str(page.folder)
+    if page.coverage is not None:
+        sets = {" ".join(f"{t:g}" for t in s): share for s, share in page.coverage.by_set.items()}
+        record["coverage"] = record["coverage"] | {"by_set": sets}
+    # JSON has no NaN: a bin without right (or wrong) samples has no entropy.
+    record["entropies"] = [{k: v if v == v else None for k, v in e.items()} for e in record["entropies"]]
+    return record
