@@ -15,7 +15,7 @@ struct Reached {
 template <Dtype D>
 class Candidates {
  public:
-  Candidates(float factor, const Scratch& scratch) : factor_(factor), s_(scratch) {}
+  Candidates(const Tokens<D>& row, float factor, const Scratch& scratch) : row_(row), factor_(factor), s_(scratch) {}
 
   // Takes candidates [first, last), which are in the order of the row, until the measure reaches the target.
   Reached add(int64_t first, int64_t last, Measure measure, int64_t target, int64_t reached, Cut* cut) const {
@@ -34,9 +34,12 @@ class Candidates {
   Reached close(const Swept& found, Measure measure, int64_t target, int64_t above, Cut* cut) const {
     const int64_t n = found.inside;
     int64_t same = 0, lower = n;  // [0, same) are taken, [same, lower) hold the cut, [lower, n) are left out
-    if (n > 64) partition(found, measure, static_cast<double>(target - above), &same, &lower);
-    const int64_t added = add_unsorted(0, same, 1);
-    int64_t reached = above + (measure == Measure::kCount ? same : added);
+    int64_t reached = above;
+    if (n > 64) {
+      partition(found, measure, static_cast<double>(target - above), &same, &lower);
+      add_unsorted(0, same, 1);
+      reached = measure == Measure::kCount ? above + same : chunk_masses();
+    }
     if (reached >= target) {  // the estimate was off: sort them all
       add_unsorted(0, same, -1);
       same = 0;
@@ -58,54 +61,50 @@ class Candidates {
  private:
   static constexpr int kFine = 256;  // bins over the bracket
 
-  // The weights of candidates i ... i + kLanes - 1 (those at or behind `last` are 0).
-  void weights_at(int64_t i, int64_t last, int32_t* w) const {
-    float x[kLanes], from[kLanes];
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const bool is_one = i + lane < last;
-      x[lane] = is_one ? s_.candidate[i + lane] : -__builtin_inff();
-      from[lane] = is_one ? s_.top[s_.candidate_index[i + lane] / kChunk] : 0.0f;
+  // Adds (or takes back) candidates whatever their order.
+  void add_unsorted(int64_t first, int64_t last, double sign) const {
+    for (int64_t i = first; i < last; i += kLanes) {
+      const int n = last - i < kLanes ? static_cast<int>(last - i) : kLanes;
+      float x[kLanes], from[kLanes];
+      int32_t w[kLanes];
+      for (int lane = 0; lane < kLanes; ++lane) {
+        x[lane] = lane < n ? s_.candidate[i + lane] : -__builtin_inff();
+        from[lane] = lane < n ? s_.top[s_.candidate_index[i + lane] / kChunk] : 0.0f;
+      }
+      store(w, truncate(weigh(load(x), load(from), set(factor_))));
+      for (int lane = 0; lane < n; ++lane) s_.sum[s_.candidate_index[i + lane] / kChunk] += sign * w[lane];
     }
-    store(w, truncate(weigh(load(x), load(from), set(factor_))));
   }
 
-  // Adds (or takes back) candidates whatever their order; returns the mass that this changed.
-  int64_t add_unsorted(int64_t first, int64_t last, int sign) const {
-    int64_t change = 0;
-    for (int64_t i = first; i < last; i += kLanes) {
-      int32_t w[kLanes];
-      weights_at(i, last, w);
-      for (int lane = 0; lane < kLanes && i + lane < last; ++lane) {
-        const int64_t j = s_.candidate_index[i + lane] / kChunk;
-        const int64_t before = mass(s_.sum[j], s_.scale[j]);
-        s_.sum[j] += sign * static_cast<double>(w[lane]);
-        change += mass(s_.sum[j], s_.scale[j]) - before;
-      }
-    }
-    return change;
+  int64_t chunk_masses() const {
+    int64_t total = 0;
+    for (int64_t j = 0; j < row_.chunks; ++j) total += mass(s_.sum[j], s_.scale[j]);
+    return total;
   }
 
   // Moves the candidates of the fine bin in which `missing` is reached to [same, lower), higher ones before it.
   void partition(const Swept& found, Measure measure, double missing, int64_t* same, int64_t* lower) const {
     const int64_t n = found.inside;
-    const float top = found.largest;
-    const float scale = (kFine - 1) / (found.largest - found.smallest);
+    const float top = found.largest, scale = (kFine - 1) / (found.largest - found.smallest);
     const auto bin_of = [&](float x) {
       const float b = (top - x) * scale;
       return b < kFine ? static_cast<int>(b) : kFine - 1;
     };
     if (!(scale > 0 && scale < __builtin_inff())) return;
-    double in_bin[kFine] = {};
-    for (int64_t i = 0; i < n; i += kLanes) {
-      int32_t w[kLanes];
-      weights_at(i, n, w);
-      for (int lane = 0; lane < kLanes && i + lane < n; ++lane) {
-        const double one = measure == Measure::kCount ? 1.0 : w[lane] * s_.scale[s_.candidate_index[i + lane] / kChunk];
-        in_bin[bin_of(s_.candidate[i + lane])] += one;
-      }
-    }
+    int32_t in_bin[kFine] = {};
+    for (int64_t i = 0; i < n; ++i) ++in_bin[bin_of(s_.candidate[i])];
+    // A token's mass follows from its logit, so the tokens of a bin are alike.
+    const int64_t j = s_.candidate_index[0] / kChunk;
+    const double c = measure == Measure::kCount ? 0 : static_cast<double>(factor_);
+    const double first_mass =
+        s_.scale[j] * exp2(kWeightBits + c * (static_cast<double>(top) - static_cast<double>(s_.top[j])));
+    const double unit = measure == Measure::kCount ? 1.0 : first_mass, per_bin = exp2(-c / static_cast<double>(scale));
     int cut = 0;
-    for (double sum = in_bin[0]; cut < kFine - 1 && sum < missing;) sum += in_bin[++cut];
+    double sum = 0, of_bin = unit * sqrt(per_bin);
+    for (; cut < kFine - 1; ++cut, of_bin *= per_bin) {
+      sum += in_bin[cut] * of_bin;
+      if (sum >= missing) break;
+    }
     const auto swap = [&](int64_t a, int64_t b) {
       const float x = s_.candidate[a];
       const int32_t index = s_.candidate_index[a];
@@ -129,6 +128,7 @@ class Candidates {
     *lower = last;
   }
 
+  const Tokens<D>& row_;
   const float factor_;
   const Scratch& s_;
 };

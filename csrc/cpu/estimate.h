@@ -68,23 +68,26 @@ class Estimate {
   }
 
   // Adds the tokens >= floor of a chunk to the histogram.
-  void scatter(int64_t j) {
-    int32_t bin[kChunk + kSlack];
-    float w[kChunk + kSlack];
-    const F from = set(s_.top[j]), c = set(factor_), floor = set(floor_), top = set(top_), scale = set(scale_);
+  void scatter(int64_t j, float floor) {
+    float x[kChunk + kSlack];
     const auto* chunk = row_.chunk(j);
     int n = 0;
-    for (int v = 0; v < kVectors; ++v) {
-      const F x = Tokens<D>::at(chunk, v);
-      const Mask is_upper = at_least(x, floor);
-      if (!any(is_upper)) continue;
-      pack(w + n, is_upper, weigh(x, from, c));
-      n += pack(bin + n, is_upper, truncate(smaller(set(static_cast<float>(kBins)), (top - x) * scale)));
+    for (int v = 0; v < kVectors; ++v) {  // no branch: which vectors hold such a token cannot be foretold
+      const F logits = Tokens<D>::at(chunk, v);
+      n += pack(x + n, at_least(logits, set(floor)), logits);
     }
-    const float to_row = static_cast<float>(s_.scale[j]);
-    for (int i = 0; i < n; ++i) {
-      s_.mass[bin[i]] += w[i] * to_row;
-      ++s_.count[bin[i]];
+    const F from = set(s_.top[j]), c = set(factor_), top = set(top_), scale = set(scale_);
+    const F to_row = set(static_cast<float>(s_.scale[j]));
+    for (int i = 0; i < n; i += kLanes) {
+      int32_t bin[kLanes];
+      float mass[kLanes];
+      const F logits = load(x + i);
+      store(mass, weigh(logits, from, c) * to_row);
+      store(bin, truncate(smaller(set(static_cast<float>(kBins)), (top - logits) * scale)));
+      for (int lane = 0; lane < kLanes && i + lane < n; ++lane) {
+        s_.mass[bin[lane]] += mass[lane];
+        ++s_.count[bin[lane]];
+      }
     }
   }
 
@@ -94,6 +97,8 @@ class Estimate {
       s_.count[b] = 0;
     }
   }
+
+  static constexpr double kNear = 4;  // powers of two; 3 to 6 cost the same on SmolLM2's rows
 
   // Whether few chunks were enough; the guess then is one bin.
   bool walk(double target, Bracket* guess) {
@@ -121,20 +126,29 @@ class Estimate {
       bound += s_.sum[j] * s_.scale[j];
     }
     if (needed > enough) return false;
-    for (int b = 0; b <= kBins; ++b) s_.count[b] = 0;
-    double mass = 0;
+    // The cut is rarely far below the last of them: tokens further down are counted only if it is.
+    const float last = s_.top[s_.order[needed > 0 ? needed - 1 : 0]];
+    const float near = static_cast<float>(static_cast<double>(last) - kNear / static_cast<double>(factor_));
+    return (near > floor_ && descend(near, target, reach, 2 * enough, guess)) ||
+           descend(floor_, target, reach, 2 * enough, guess);
+  }
+
+  // Reads the chunks in order, their tokens down to `floor`, until the bins above the next chunk hold the target.
+  bool descend(float floor, double target, int64_t reach, int64_t most, Bracket* guess) {
+    clear();
+    const int last = bin_of(floor);
+    double sum = 0;
     int64_t next = 0;
-    for (int b = 0; b <= kBins; ++b) {
-      while (next < reach && bin_of(s_.top[s_.order[next]]) == b) scatter(s_.order[next++]);
-      mass += static_cast<double>(s_.mass[b]);
-      if (mass >= target) {
+    for (int b = 0; b < last || b == 0; ++b) {
+      while (next < reach && bin_of(s_.top[s_.order[next]]) == b) scatter(s_.order[next++], floor);
+      sum += static_cast<double>(s_.mass[b]);
+      if (sum >= target) {
         *guess = around(b, b + 1);
         return true;
       }
-      if (next > enough + enough / 2) return false;
+      if (next > most) return false;
     }
-    *guess = around(kBins - 1, kBins);
-    return true;
+    return false;
   }
 
   int64_t sampled() const {  // witness: bench/sampling.py on flat rows; fewer miss the bracket, more cost more
@@ -152,7 +166,7 @@ class Estimate {
     for (int64_t i = 0; i < n; ++i) {
       const int64_t j = sampled_chunk(i);
       total += measure == Measure::kMass ? s_.sum[j] * s_.scale[j] : static_cast<double>(row_.size(j));
-      if (s_.top[j] >= floor_) scatter(j);
+      if (s_.top[j] >= floor_) scatter(j, floor_);
     }
     const double wanted = tail * static_cast<double>(n) / static_cast<double>(row_.chunks);
     // Tokens sampled below the cut give the guess its width: three standard deviations of their number.

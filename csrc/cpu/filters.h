@@ -47,7 +47,7 @@ class Filters {
       sweep(row_, factor_, {-kLargest, -kLargest}, Cut(), s_);  // the sums of the whole chunks again
       return false;
     }
-    Candidates<D> candidates(factor_, s_);
+    Candidates<D> candidates(row_, factor_, s_);
     sort_tokens(s_.candidate, s_.candidate_index, found.inside);
     kept_ = candidates.add(0, found.inside, Measure::kCount, k, 0, &cut_).taken;
     if (top_p < 1) {
@@ -107,7 +107,7 @@ class Filters {
   // exact and leaves a smaller range for the cut, so a bad guess costs time and never a wrong token.
   void close(Measure measure, int64_t target, Bracket guess) {
     const Cut limit = cut_;
-    Candidates<D> candidates(factor_, s_);
+    Candidates<D> candidates(row_, factor_, s_);
     float known_low = limit.value >= -kLargest ? limit.value : -kLargest;  // the tokens from here up reach the target
     float known_high = __builtin_inff();                                   // those from here up do not
     Bracket b = {guess.low > known_low ? guess.low : known_low, guess.high};

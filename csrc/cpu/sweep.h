@@ -11,36 +11,52 @@ struct Bracket {
 };
 
 struct Swept {
-  int64_t above = 0;   // tokens >= high
-  int64_t inside = 0;  // tokens in the bracket; the first kMaxCandidates are in scratch
-  float smallest = __builtin_inff(), largest = -__builtin_inff();  // of those inside
+  int64_t above = 0;                // tokens >= high
+  int64_t inside = 0;               // tokens in the bracket; the first kMaxCandidates are in scratch
+  float smallest = 0, largest = 0;  // of those inside, if any
   bool holds_all() const { return inside <= kMaxCandidates; }
 };
 
-// Appends the tokens of `inside`, 16 lanes at most, to the candidates; ties at the limit count up to its index.
-static inline void collect(F x, Mask inside, int64_t base, const Cut& limit, const Scratch& s, Swept* found) {
-  if (base + kLanes > limit.index) {
-    const int64_t kept = limit.index + 1 - base;
-    const Mask is_kept = at_least(set(static_cast<float>(kept < 0 ? 0 : kept)), ramp());
-    inside = without(inside, without(equal(x, set(limit.value)), is_kept));
-    if (!any(inside)) return;
+// Appends the tokens inside a bracket to the candidates.
+class Collector {
+ public:
+  Collector(const Cut& limit, const Scratch& scratch) : limit_(limit), s_(scratch) {}
+
+  // The lanes `inside` of x, whose first is token `base`; ties at the limit count up to its index.
+  void take(F x, Mask inside, int64_t base) {
+    if (base + kLanes > limit_.index) {
+      const int64_t kept = limit_.index + 1 - base;
+      const Mask is_kept = at_least(set(static_cast<float>(kept < 0 ? 0 : kept)), ramp());
+      inside = without(inside, without(equal(x, set(limit_.value)), is_kept));
+    }
+    if (count_ <= kMaxCandidates) {
+      pack(s_.candidate + count_, inside, x);
+      pack(s_.candidate_index + count_, inside, add(iota(), set(static_cast<int32_t>(base))));
+    }
+    count_ += count(inside);
+    smallest_ = smaller(pick(inside, x, smallest_), smallest_);
+    largest_ = larger(pick(inside, x, largest_), largest_);
   }
-  if (found->inside <= kMaxCandidates) {
-    pack(s.candidate + found->inside, inside, x);
-    pack(s.candidate_index + found->inside, inside, add(iota(), set(static_cast<int32_t>(base))));
+
+  void report(Swept* found) const {
+    found->inside = count_;
+    found->smallest = -max_of(set(0.0f) - smallest_);
+    found->largest = max_of(largest_);
   }
-  found->inside += count(inside);
-  const float smallest = -max_of(set(0.0f) - pick(inside, x, set(__builtin_inff())));
-  const float largest = max_of(pick(inside, x, set(-__builtin_inff())));
-  found->smallest = smallest < found->smallest ? smallest : found->smallest;
-  found->largest = largest > found->largest ? largest : found->largest;
-}
+
+ private:
+  const Cut limit_;
+  const Scratch s_;
+  int64_t count_ = 0;
+  F smallest_ = set(__builtin_inff()), largest_ = set(-__builtin_inff());
+};
 
 // Leaves in s.sum the weight above the bracket, chunk by chunk, and in s.candidate the tokens inside it that `limit`
 // keeps. `bracket.high` must be above limit.value. Reads the chunks whose maximum reaches the bracket.
 template <Dtype D>
 static Swept sweep(const Tokens<D>& row, float factor, Bracket bracket, const Cut& limit, const Scratch& s) {
   const F low = set(bracket.low), high = set(bracket.high), c = set(factor);
+  Collector candidates(limit, s);
   Swept found;
   for (int64_t j = 0; j < row.chunks; ++j) {
     s.sum[j] = 0;
@@ -51,7 +67,7 @@ static Swept sweep(const Tokens<D>& row, float factor, Bracket bracket, const Cu
       for (int v = 0; v < kVectors; ++v) {
         const F x = Tokens<D>::at(chunk, v);
         const Mask inside = at_least(x, low);
-        if (any(inside)) collect(x, inside, start + v * kLanes, limit, s, &found);
+        if (any(inside)) candidates.take(x, inside, start + v * kLanes);
       }
       continue;
     }
@@ -67,10 +83,11 @@ static Swept sweep(const Tokens<D>& row, float factor, Bracket bracket, const Cu
         wrapped = add(wrapped, truncate(w));
         found.above += count(is_above);
       }
-      if (any(inside)) collect(x, inside, start + v * kLanes, limit, s, &found);
+      if (any(inside)) candidates.take(x, inside, start + v * kLanes);
     }
     s.sum[j] = exact_sum(rounded, wrapped);
   }
+  candidates.report(&found);
   return found;
 }
 
