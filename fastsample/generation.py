@@ -223,8 +223,8 @@ class Generator:
         edited = [b for b, row in enumerate(rows) if _edits(row.sample)]
         raw: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         if edited:
-            if indices is not None:
-                logits, indices = logits[indices], None
+            # A copy of our own, and a plain tensor: what inference mode made cannot be written to outside of it.
+            logits, indices = logits.clone() if indices is None else logits[indices].clone(), None
             for b in edited:
                 raw[b] = _raw_row(logits[b])
                 logits[b] = _edit(logits[b], rows[b])

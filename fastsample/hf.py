@@ -1,0 +1,302 @@
+"""What Hugging Face's `generate` is given: two logits processors, and a `custom_generate` over the shared prefix.
+
+    model.generate(**inputs, logits_processor=[FastSampler(temperature=[0.3, 0.7, 1.0, 1.3], seed=7)], top_k=0)
+    model.generate(**inputs, do_sample=True, num_return_sequences=4, top_k=0, custom_generate=fastsample.hf.generate,
+                   temperatures=[0.3, 0.7, 1.0, 1.3], seed=7)
+
+Both write the same tokens, and so does a `Generator` with the same (seed, stream): the randomness of a token is named
+by seed, stream (the row's number unless given) and position (its index in its own unpadded sequence).
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
+from transformers.generation.logits_process import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria, StoppingCriteriaList
+from transformers.generation.utils import GenerateDecoderOnlyOutput
+
+from .contract import IntParameter, Parameter
+from .generation import Generator, Request, Sample
+from .sampling import distribution, sample
+
+FILTERED_HERE = (TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper, MinPLogitsWarper)
+
+
+class FastSampler(LogitsProcessor):
+    """Draws the token of each row itself: parameters per row, and the same token whatever the batch.
+
+    temperature, top_k, top_p, min_p, seed, stream: one value, or one for each row (prompts x num_return_sequences), as
+        in `fastsample.sample`; stream None = the row's number
+    pad_token_id: of left-padded batches, so that a row's positions do not count its padding; None = there is none
+
+    It returns new scores: the token's own log-probability at the token, -inf elsewhere. So both `do_sample=False`
+    (which saves a softmax) and `do_sample=True` choose exactly it, whatever warpers follow, and
+    `compute_transition_scores` gives its log-probability (leave `generate`'s own temperature at 1, which would divide
+    it). It keeps no state: one object serves any number of calls.
+
+    raises: ValueError for arguments that do not fit the rows, and under assisted generation
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: Parameter = 1.0,
+        top_k: IntParameter = 0,
+        top_p: Parameter = 1.0,
+        min_p: Parameter = 0.0,
+        seed: IntParameter = 0,
+        stream: Sequence[int] | Tensor | None = None,
+        pad_token_id: int | None = None,
+    ) -> None:
+        self.parameters: dict[str, Any] = {
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": min_p,
+            "seed": seed,
+            "stream": stream,
+        }
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+        """input_ids [B, L] int64, scores [B, V]; returns [B, V] in the dtype of the scores."""
+        _refuse_assisted()
+        tokens, stats = sample(
+            scores, position=_lengths(input_ids, self.pad_token_id), return_stats=True, **self.parameters
+        )
+        chosen = torch.full_like(scores, -torch.inf)
+        return chosen.scatter_(1, tokens.clamp(min=0)[:, None], stats.logprob[:, None].to(scores.dtype))
+
+
+class PerRowWarper(LogitsProcessor):
+    """Filters only, with parameters per row, and leaves the draw to `generate(do_sample=True, top_k=0)`.
+
+    temperature, top_k, top_p, min_p: one value, or one for each row, as in `fastsample.sample`
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: Parameter = 1.0,
+        top_k: IntParameter = 0,
+        top_p: Parameter = 1.0,
+        min_p: Parameter = 0.0,
+    ) -> None:
+        self.parameters: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+        """scores [B, V]; returns the log-probabilities of the kept tokens, -inf for the others."""
+        return distribution(scores, **self.parameters).log().to(scores.dtype)
+
+
+def generate(
+    model: Any,
+    input_ids: Tensor,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: Any,
+    temperatures: Sequence[float] | Tensor | None = None,
+    seed: int = 0,
+    streams: Sequence[int] | Tensor | None = None,
+    slots: int | None = None,
+    **model_kwargs: Any,
+) -> Any:
+    """For `model.generate(..., custom_generate=fastsample.hf.generate)`: each prompt is prefilled once and stored once.
+
+    temperatures: one for each row (prompts x num_return_sequences) or one for each sequence of a prompt
+                  (num_return_sequences); None = the generation config's, 0 without do_sample
+    seed:         names the experiment
+    streams:      one for each row, names the samples; None = the row's number
+    slots:        the largest number of rows at once; None = all
+    top_k, top_p, min_p, max_new_tokens, eos_token_id, penalties and stopping criteria: as `generate` was given them
+
+    returns: what `generate` returns: [B, L] int64, or GenerateDecoderOnlyOutput with `return_dict_in_generate`
+    raises:  ValueError for what a shared prefix cannot give, before anything is generated
+    """
+    rows = input_ids.shape[0]
+    mask = _refuse(model, input_ids, generation_config, model_kwargs)
+    prompts = [tuple(ids[keep].tolist()) for ids, keep in zip(input_ids, mask.bool())]
+    processors = _processors(logits_processor)
+    is_random = generation_config.do_sample or temperatures is not None
+    per_row = _temperatures(temperatures, rows, generation_config)
+    names = list(range(rows)) if streams is None else torch.as_tensor(streams).tolist()
+    if len(names) != rows:
+        raise ValueError(f"streams must have one value for each of the {rows} rows, got {len(names)}")
+    width, longest, eos, others = input_ids.shape[1], None, (), []
+    for criterion in stopping_criteria:
+        if isinstance(criterion, MaxLengthCriteria):
+            longest = criterion.max_length - width
+        elif isinstance(criterion, EosTokenCriteria):
+            eos = tuple(criterion.eos_token_id.tolist())
+        else:
+            others.append(criterion)
+    requests = [
+        Request(
+            prompt=prompts[b],
+            temperature=per_row[b],
+            top_k=int(generation_config.top_k or 0) if is_random else 0,
+            top_p=float(generation_config.top_p or 1.0) if is_random else 1.0,
+            min_p=float(generation_config.min_p or 0.0) if is_random else 0.0,
+            seed=seed,
+            stream=names[b],
+            max_new_tokens=2**31 if longest is None else longest,
+            eos=eos,
+            logits_processor=_Padded(processors, input_ids[b, : width - len(prompts[b])], b) if processors else None,
+            key=b,
+        )
+        for b in range(rows)
+    ]
+    generator = Generator(model, None, slots=slots or rows)
+    samples = generator.submit(requests)
+    _write(generator, samples, input_ids, StoppingCriteriaList(others))
+    return _output(samples, input_ids, model.get_output_embeddings().weight.shape[0], generation_config)
+
+
+class _Padded(LogitsProcessorList):
+    """Shows the processors one row with its padding in front, as `generate` does: some count from the batch's width."""
+
+    def __init__(self, processors: list[Any], padding: Tensor, row: int) -> None:
+        super().__init__(_of_row(p, row) for p in processors)
+        self.padding = padding[None]
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        padded: Any = torch.cat([self.padding, input_ids], 1)
+        return super().__call__(padded, scores, **kwargs)
+
+
+def _of_row(processor: Any, row: int) -> Any:
+    """The processor of one row: the repetition penalty is given the padding of every row of the batch."""
+    if not isinstance(processor, RepetitionPenaltyLogitsProcessor):
+        return processor
+    if not isinstance(processor.prompt_ignore_length, Tensor):
+        return processor
+    mine = copy.copy(processor)
+    mine.prompt_ignore_length = processor.prompt_ignore_length[row : row + 1]
+    return mine
+
+
+def _write(generator: Generator, samples: list[Sample], input_ids: Tensor, criteria: StoppingCriteriaList) -> None:
+    """Step to the end; a row that a criterion stops leaves at once, cut to where the criterion first held."""
+    judged = [0] * len(samples)
+    while not generator.is_idle:
+        finished = generator.step()
+        if not criteria:
+            continue
+        for s in [*finished, *generator.running]:
+            b = int(s.request.key)  # type: ignore[call-overload]
+            for length in range(judged[b] + 1, len(s.tokens) + 1):
+                ids = torch.cat([input_ids[b], input_ids.new_tensor(s.tokens[:length])])[None]
+                if bool(criteria(ids, None).all()):  # type: ignore[arg-type]
+                    del s.tokens[length:], s.logprobs[length:]
+                    generator.cancel([s])
+                    break
+            judged[b] = len(s.tokens)
+
+
+def _output(samples: list[Sample], input_ids: Tensor, vocab: int, config: Any) -> Any:
+    pad = config._pad_token_tensor
+    pad = 0 if pad is None else int(pad)
+    longest = max(len(s.tokens) for s in samples)
+    written = torch.full((len(samples), longest), pad, dtype=input_ids.dtype, device=input_ids.device)
+    logprobs = torch.zeros(len(samples), longest, device=input_ids.device)
+    for b, s in enumerate(samples):
+        written[b, : len(s.tokens)] = input_ids.new_tensor(s.tokens)
+        logprobs[b, : len(s.tokens)] = torch.tensor(s.logprobs)
+    sequences = torch.cat([input_ids, written], 1)
+    if not config.return_dict_in_generate:
+        return sequences
+    scores = None
+    if config.output_scores:  # as FastSampler leaves them: all that is known of a step is the token and its logprob
+        empty = torch.full((len(samples), vocab), -torch.inf, device=input_ids.device)
+        scores = tuple(empty.scatter(1, written[:, i : i + 1], logprobs[:, i : i + 1]) for i in range(longest))
+    return GenerateDecoderOnlyOutput(sequences=sequences, scores=scores)  # type: ignore[arg-type]
+
+
+def _temperatures(given: Any, rows: int, config: Any) -> list[float]:
+    if given is None:
+        return [float(config.temperature or 1.0) if config.do_sample else 0.0] * rows
+    values = torch.as_tensor(given, dtype=torch.float64).flatten().tolist()
+    each = config.num_return_sequences or 1
+    if len(values) not in (rows, each):
+        raise ValueError(
+            f"temperatures must have one value for each of the {rows} rows or for each of num_return_sequences = "
+            f"{each}, got {len(values)}"
+        )
+    return values * (rows // len(values))
+
+
+def _processors(given: LogitsProcessorList) -> list[Any]:
+    """The processors that stay; temperature and the three filters are done by the draw itself."""
+    for processor in given:
+        name = type(processor).__name__
+        if isinstance(processor, FastSampler | PerRowWarper):
+            raise ValueError(f"custom_generate draws by itself, got a {name} as well; pass temperatures=[...] instead")
+        if not isinstance(processor, FILTERED_HERE) and name.endswith("LogitsWarper"):
+            raise ValueError(f"custom_generate filters by top_k, top_p and min_p, got a {name}; leave it out")
+    return [p for p in given if not isinstance(p, FILTERED_HERE)]
+
+
+def _refuse(model: Any, input_ids: Tensor, config: Any, model_kwargs: dict[str, Any]) -> Tensor:
+    """Raise for what cannot be served; returns the attention mask, [B, L]."""
+    remedy = "call generate without custom_generate"
+    if (config.num_beams or 1) > 1:
+        raise ValueError(f"custom_generate samples, got num_beams = {config.num_beams}; {remedy}")
+    if config.prompt_lookup_num_tokens is not None:
+        raise ValueError(f"custom_generate decodes token by token, got prompt lookup; {remedy}")
+    for name in ("output_logits", "output_attentions", "output_hidden_states"):
+        if getattr(config, name, None):
+            raise ValueError(f"{name} is not kept by custom_generate; {remedy}")
+    for name in ("past_key_values", "cache_params"):
+        cache = model_kwargs.pop(name, None)
+        if any(layer.is_initialized for layer in getattr(cache, "layers", ()) if hasattr(layer, "keys")):
+            raise ValueError(f"custom_generate prefills by itself, got {name} with tokens in it; {remedy}")
+    mask = model_kwargs.pop("attention_mask", None)
+    for name in ("use_cache", "logits_to_keep", "position_ids", "cache_position"):
+        model_kwargs.pop(name, None)
+    unknown = sorted(name for name, value in model_kwargs.items() if value is not None)
+    if unknown:
+        raise ValueError(f"custom_generate takes token ids only, got {', '.join(unknown)}; {remedy}")
+    where = model.get_input_embeddings().weight.device
+    if input_ids.device != where:
+        raise ValueError(f"input_ids must be on the model's device {where}, got {input_ids.device}; move them there")
+    if mask is None:
+        return torch.ones_like(input_ids)
+    if mask.dim() != 2 or mask.shape != input_ids.shape:
+        raise ValueError(f"attention_mask must be {tuple(input_ids.shape)}, got {tuple(mask.shape)}")
+    if mask.device != where:
+        raise ValueError(f"attention_mask must be on the device of input_ids {where}, got {mask.device}; move it there")
+    if bool((mask[:, 1:].bool().int() < mask[:, :-1].bool().int()).any()):
+        raise ValueError("attention_mask may hide tokens on the left only, got zeros behind ones; pad on the left")
+    return mask
+
+
+def _lengths(input_ids: Tensor, pad: int | None) -> Tensor | int:
+    """The number of tokens of each row without its padding on the left, [B], or of all rows."""
+    if pad is None:
+        return input_ids.shape[1]
+    return (input_ids != pad).int().cummax(1).values.sum(1)
+
+
+def _refuse_assisted() -> None:
+    """A processor is told nothing of the loop that calls it, so that the callers have to be looked at."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code.co_name == "_assisted_decoding":
+            raise ValueError(
+                "FastSampler draws every token itself, which leaves nothing to verify in assisted generation; "
+                "call generate without assistant_model and prompt_lookup_num_tokens"
+            )
+        frame = frame.f_back  # type: ignore[assignment]
