@@ -139,8 +139,11 @@ class Estimate {
     const int last = bin_of(floor);
     double sum = 0;
     int64_t next = 0;
+    int bin_of_next = 0;
     for (int b = 0; b < last || b == 0; ++b) {
-      while (next < reach && bin_of(s_.top[s_.order[next]]) == b) scatter(s_.order[next++], floor);
+      for (; bin_of_next == b; bin_of_next = next < reach ? bin_of(s_.top[s_.order[next]]) : kBins + 1) {
+        scatter(s_.order[next++], floor);
+      }
       sum += static_cast<double>(s_.mass[b]);
       if (sum >= target) {
         *guess = around(b, b + 1);

@@ -45,9 +45,10 @@ def _arguments(case: Case) -> tuple[Any, ...]:
     """Every parameter as (value for all rows, pointer to a value a row or 0)."""
     logits = case.logits
     flat: list[Any] = [logits.data_ptr(), DTYPE_CODES[logits.dtype], case.rows, logits.shape[1], logits.stride(0)]
+    value: Any
     for value in case[2:]:  # from temperature to indices, in the order of Case
-        if isinstance(value, Tensor):
-            flat += (0, value.data_ptr())
-        else:
-            flat += (value or 0, 0)
+        flat += (value or 0, 0) if type(value) in _SCALARS else (0, value.data_ptr())
     return tuple(flat)
+
+
+_SCALARS = (float, int, type(None))

@@ -1,0 +1,196 @@
+"""fastsample's sampler against its peers, on the same rows, in one process.
+
+    python bench/sampling.py                    the table of the README, a few minutes
+    python bench/sampling.py --full             every vocabulary, batch, dtype and thread count
+    python bench/sampling.py --libllama FILE    with llama.cpp's chain (or install llama-cpp-python)
+    python bench/sampling.py --plot FILE.png
+
+Checks the tokens first, then times: microseconds a row, medians of contenders that take turns. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from pathlib import Path
+
+import peers
+import rows as kinds
+import torch
+from measure import in_turn, machine, quantiles
+
+import fastsample
+
+SETTINGS = {
+    "top_p 0.9": {"temperature": 0.8, "top_k": 0, "top_p": 0.9},
+    "top_k 50 + top_p 0.9": {"temperature": 0.8, "top_k": 50, "top_p": 0.9},
+}
+VOCABULARIES = (32000, 49152, 128256, 151936, 262144)
+ROTATION = 16  # rows at least, however small the batch
+README = [  # kind, vocabulary, batch, setting
+    ("zipf", 151936, 64, "top_p 0.9"),
+    ("zipf", 151936, 1, "top_p 0.9"),
+    ("zipf", 151936, 64, "top_k 50 + top_p 0.9"),
+    ("real", 49152, 64, "top_p 0.9"),
+    ("real", 49152, 1, "top_p 0.9"),
+    ("flat", 151936, 64, "top_p 0.9"),
+    ("flat", 151936, 1, "top_p 0.9"),
+]
+
+
+def main() -> None:
+    options = parse()
+    about = machine()
+    print("  ".join(f"{name}: {value}" for name, value in about.items()))
+    results = []
+    for kind, vocab, batch, setting, dtype, threads in cells(options):
+        logits = kinds.KINDS[kind](max(batch, ROTATION), vocab)
+        if logits is None:
+            continue
+        torch.set_num_threads(threads)
+        check(logits, SETTINGS[setting])
+        results.append(measure(kind, logits, batch, setting, dtype, threads, options))
+        print_cell(results[-1])
+    print_threads(results)
+    if options.plot:
+        plot(results, options.plot)
+    print(json.dumps({"bench": "sampling", **about, "results": results}))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--full", action="store_true", help="every vocabulary, batch, dtype and thread count")
+    parser.add_argument("--quick", action="store_true", help="two cells, to see that the bench runs")
+    parser.add_argument("--instruction-set", help="avx512, avx2 or x86-64 instead of the best")
+    parser.add_argument("--libllama", help="libllama.so to load llama.cpp's sampler from")
+    parser.add_argument("--seconds", type=float, default=8.0, help="a cell's budget (default 8)")
+    parser.add_argument("--plot", type=Path, help="write a bar chart to this file")
+    options = parser.parse_args()
+    options.llama = peers.find_llama(options.libllama)
+    if options.instruction_set:
+        from fastsample import _cpu
+
+        _cpu.use_instruction_set(options.instruction_set)
+    return options
+
+
+def cells(options: argparse.Namespace):
+    """Yield (kind, vocabulary, batch, setting, dtype, threads)."""
+    if options.full:
+        grid = itertools.product(
+            kinds.KINDS, VOCABULARIES, (1, 8, 64), SETTINGS, (torch.float32, torch.bfloat16), (1, 2)
+        )
+        yield from grid
+        return
+    readme = README[3:5] if options.quick else README
+    for cell in readme:
+        yield (*cell, torch.float32, 1)
+    if not options.quick:
+        for batch, threads in itertools.product((64, 1), (1, 2)):
+            for dtype in (torch.float32, torch.bfloat16):
+                if (dtype, threads) != (torch.float32, 1):
+                    yield ("zipf", 151936, batch, "top_p 0.9", dtype, threads)
+
+
+def check(logits: torch.Tensor, setting: dict[str, float]) -> None:
+    """No number without a right result: the reference's tokens, on a few rows."""
+    few = logits[:2]
+    expected = fastsample.sample(few, **setting, seed=1, backend="reference")
+    assert torch.equal(fastsample.sample(few, **setting, seed=1), expected)
+
+
+def measure(kind, logits, batch, setting, dtype, threads, options) -> dict:
+    """Microseconds a row of every contender: {name: [p20, p50, p80]}."""
+    vocab = logits.shape[1]
+    parameters = SETTINGS[setting]
+    # Batches of different rows in turn: on one row again and again a peer's branches and caches would learn it by heart.
+    batches = logits.to(dtype).split(batch)
+    contenders = {
+        "one read (torch.amax)": peers.rotating([lambda x=x: torch.amax(x, 1) for x in batches]),
+        "torch.softmax": peers.rotating([lambda x=x: torch.softmax(x, 1) for x in batches]),
+        "fastsample": peers.rotating([lambda x=x: fastsample.sample(x, **parameters) for x in batches]),
+        "transformers": peers.rotating([peers.transformers_warpers(x, **parameters) for x in batches]),
+        "torch sort": peers.rotating([peers.torch_sort(x, **parameters) for x in batches]),
+    }
+    if dtype == torch.float32 and threads == 1:
+        floors = [peers.floor(x) for x in batches]
+        if None not in floors:
+            contenders["floor (max + sum of exp)"] = peers.rotating(floors)
+        if options.llama:
+            chains = [peers.llama_cpp(x, **parameters, library=options.llama) for x in batches]
+            contenders["llama.cpp"] = peers.rotating(chains)
+    seconds = in_turn(contenders, rounds=200 if batch == 1 else 30, seconds=options.seconds)
+    micros = {name: [round(q / batch * 1e6, 1) for q in quantiles(times)] for name, times in seconds.items()}
+    for name, known in peers.ELSEWHERE.items():
+        if (kind, vocab, bool(parameters["top_k"])) in known and dtype == torch.float32 and threads == 1:
+            micros[f"{name} (elsewhere)"] = [known[kind, vocab, bool(parameters["top_k"])]] * 3
+    return {
+        "rows": kind,
+        "vocab": vocab,
+        "batch": batch,
+        "setting": setting,
+        "dtype": str(dtype).removeprefix("torch."),
+        "threads": threads,
+        "us_per_row": micros,
+    }
+
+
+def print_cell(cell: dict) -> None:
+    print(
+        f"\n{cell['rows']} rows, V = {cell['vocab']:,}, B = {cell['batch']}, {cell['setting']}, {cell['dtype']}, "
+        f"{cell['threads']} thread{'s' if cell['threads'] > 1 else ''}"
+    )
+    print(f"  {'us a row':30}{'p20':>10}{'p50':>10}{'p80':>10}{'/ fastsample':>14}")
+    ours = cell["us_per_row"]["fastsample"][1]
+    for name, (low, median, high) in sorted(cell["us_per_row"].items(), key=lambda item: item[1][1]):
+        print(f"  {name:30}{low:10.1f}{median:10.1f}{high:10.1f}{median / ours:14.2f}")
+
+
+def print_threads(results: list[dict]) -> None:
+    """What a second thread and what half-width logits gain."""
+    print("\nfastsample, us a row (p50), against one thread in float32:")
+    ours = {tuple(c[k] for k in KEYS): c["us_per_row"]["fastsample"][1] for c in results}
+    for key, median in ours.items():
+        base = ours.get((*key[:4], "float32", 1))
+        if base and key[4:] != ("float32", 1):
+            print(
+                f"  {key[0]}, V = {key[1]:,}, B = {key[2]}, {key[4]}, {key[5]} threads: {median} ({base / median:.2f} x)"
+            )
+
+
+KEYS = ("rows", "vocab", "batch", "setting", "dtype", "threads")
+
+
+def plot(results: list[dict], path: Path) -> None:
+    """Bars on a logarithmic scale, a group a cell."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    shown = [c for c in results if c["dtype"] == "float32" and c["threads"] == 1]
+    names = sorted(
+        {n for c in shown for n in c["us_per_row"]}, key=lambda n: shown[0]["us_per_row"].get(n, [0, 9e9])[1]
+    )
+    figure, axes = plt.subplots(figsize=(11, 0.62 * len(shown) * len(names) ** 0.7 + 1))
+    height = 0.8 / len(names)
+    for i, name in enumerate(names):
+        bars = [(y + i * height, c["us_per_row"][name][1]) for y, c in enumerate(shown) if name in c["us_per_row"]]
+        axes.barh(*zip(*bars), height=height, label=name, color="#d62728" if name == "fastsample" else f"C{i % 10}")
+    axes.set_yticks(
+        [y + 0.4 for y in range(len(shown))],
+        [f"{c['rows']}, V = {c['vocab']:,}\nB = {c['batch']}, {c['setting']}" for c in shown],
+    )
+    axes.set_xscale("log")
+    axes.invert_yaxis()
+    axes.set_xlabel("microseconds a row, median, one thread")
+    axes.legend(fontsize=8)
+    axes.grid(axis="x", alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()
