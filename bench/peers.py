@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-import itertools
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
@@ -28,16 +27,18 @@ ELSEWHERE = {
 }
 
 
-def rotating(calls: Sequence[Sampler]) -> Sampler:
-    """One function that makes the calls in turn, with the preparation that each may need."""
-    turn = itertools.cycle(calls)
-    upcoming = [next(turn)]
+def one_by_one(calls: Sequence[Sampler]) -> Sampler:
+    """One function that makes all the calls, with the preparation that each may need."""
 
-    def call() -> object:
-        now, upcoming[0] = upcoming[0], next(turn)
-        return now()
+    def call() -> None:
+        for each in calls:
+            each()
 
-    call.prepare = lambda: getattr(upcoming[0], "prepare", int)()
+    def prepare() -> None:
+        for each in calls:
+            getattr(each, "prepare", int)()
+
+    call.prepare = prepare
     return call
 
 

@@ -27,7 +27,7 @@ SETTINGS = {
     "top_k 50 + top_p 0.9": {"temperature": 0.8, "top_k": 50, "top_p": 0.9},
 }
 VOCABULARIES = (32000, 49152, 128256, 151936, 262144)
-ROTATION = 16  # rows at least, however small the batch
+ROWS = 16  # at least, however small the batch: B = 1 times 16 calls
 README = [  # kind, vocabulary, batch, setting
     ("zipf", 151936, 64, "top_p 0.9"),
     ("zipf", 151936, 1, "top_p 0.9"),
@@ -45,7 +45,7 @@ def main() -> None:
     print("  ".join(f"{name}: {value}" for name, value in about.items()))
     results = []
     for kind, vocab, batch, setting, dtype, threads in cells(options):
-        logits = kinds.KINDS[kind](max(batch, ROTATION), vocab)
+        logits = kinds.KINDS[kind](max(batch, ROWS), vocab)
         if logits is None:
             continue
         torch.set_num_threads(threads)
@@ -104,24 +104,24 @@ def measure(kind, logits, batch, setting, dtype, threads, options) -> dict:
     """Microseconds a row of every contender: {name: [p20, p50, p80]}."""
     vocab = logits.shape[1]
     parameters = SETTINGS[setting]
-    # Batches of different rows in turn: on one row again and again a peer's branches and caches would learn it by heart.
+    # Different rows one after the other: one row again and again would be learnt by heart, by caches and by branches.
     batches = logits.to(dtype).split(batch)
     contenders = {
-        "one read (torch.amax)": peers.rotating([lambda x=x: torch.amax(x, 1) for x in batches]),
-        "torch.softmax": peers.rotating([lambda x=x: torch.softmax(x, 1) for x in batches]),
-        "fastsample": peers.rotating([lambda x=x: fastsample.sample(x, **parameters) for x in batches]),
-        "transformers": peers.rotating([peers.transformers_warpers(x, **parameters) for x in batches]),
-        "torch sort": peers.rotating([peers.torch_sort(x, **parameters) for x in batches]),
+        "one read (torch.amax)": peers.one_by_one([lambda x=x: torch.amax(x, 1) for x in batches]),
+        "torch.softmax": peers.one_by_one([lambda x=x: torch.softmax(x, 1) for x in batches]),
+        "fastsample": peers.one_by_one([lambda x=x: fastsample.sample(x, **parameters) for x in batches]),
+        "transformers": peers.one_by_one([peers.transformers_warpers(x, **parameters) for x in batches]),
+        "torch sort": peers.one_by_one([peers.torch_sort(x, **parameters) for x in batches]),
     }
     if dtype == torch.float32 and threads == 1:
         floors = [peers.floor(x) for x in batches]
         if None not in floors:
-            contenders["floor (max + sum of exp)"] = peers.rotating(floors)
+            contenders["floor (max + sum of exp)"] = peers.one_by_one(floors)
         if options.llama:
             chains = [peers.llama_cpp(x, **parameters, library=options.llama) for x in batches]
-            contenders["llama.cpp"] = peers.rotating(chains)
-    seconds = in_turn(contenders, rounds=200 if batch == 1 else 30, seconds=options.seconds)
-    micros = {name: [round(q / batch * 1e6, 1) for q in quantiles(times)] for name, times in seconds.items()}
+            contenders["llama.cpp"] = peers.one_by_one(chains)
+    seconds = in_turn(contenders, rounds=30, seconds=options.seconds)
+    micros = {name: [round(q / len(logits) * 1e6, 1) for q in quantiles(times)] for name, times in seconds.items()}
     for name, known in peers.ELSEWHERE.items():
         if (kind, vocab, bool(parameters["top_k"])) in known and dtype == torch.float32 and threads == 1:
             micros[f"{name} (elsewhere)"] = [known[kind, vocab, bool(parameters["top_k"])]] * 3
@@ -155,7 +155,7 @@ def print_threads(results: list[dict]) -> None:
         base = ours.get((*key[:4], "float32", 1))
         if base and key[4:] != ("float32", 1):
             print(
-                f"  {key[0]}, V = {key[1]:,}, B = {key[2]}, {key[4]}, {key[5]} threads: {median} ({base / median:.2f} x)"
+                f"  {key[0]}, V = {key[1]:,}, B = {key[2]}, {key[4]}, {key[5]} threads: {median} ({base / median:.2f}x)"
             )
 
 
