@@ -18,7 +18,7 @@ TEMPLATE = (
 )
 SEVEN_TO_THREE = {ASSISTANT: {"4": 0.7, "5": 0.3}, "4": {END: 1.0}, "5": {END: 1.0}}
 WORDLESS = {ASSISTANT: {"a": 1.0}, "a": {END: 1.0}}
-ENDLESS = {ASSISTANT: {"4": 1.0}, "4": {"4": 1.0}}
+BRIEF_OR_ENDLESS = {ASSISTANT: {"4": 0.6, "a": 0.4}, "4": {END: 1.0}, "a": {"a": 1.0}}
 
 
 def bigram_tokenizer():
@@ -39,14 +39,14 @@ def bigram_tokenizer():
     return tokenizer
 
 
-def bigram_model(tokenizer, transitions=SEVEN_TO_THREE, layers=1):
+def bigram_model(tokenizer, transitions=SEVEN_TO_THREE, context=512):
     """A llama that goes from token to token with the given probabilities; everything else is e^-40 as likely."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     vocab = len(tokenizer)
     config = LlamaConfig(
-        vocab_size=vocab, hidden_size=vocab + vocab % 2, intermediate_size=16, num_hidden_layers=layers,
-        num_attention_heads=1, num_key_value_heads=1, head_dim=16, max_position_embeddings=512, rms_norm_eps=1e-6,
+        vocab_size=vocab, hidden_size=vocab + vocab % 2, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=1, num_key_value_heads=1, head_dim=16, max_position_embeddings=context, rms_norm_eps=1e-6,
         tie_word_embeddings=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
     )  # fmt: skip
@@ -67,9 +67,10 @@ def bigram_model(tokenizer, transitions=SEVEN_TO_THREE, layers=1):
     return model.eval()
 
 
-def save_folder(folder: Path, transitions=SEVEN_TO_THREE) -> Path:
+def save_folder(folder: Path, transitions=SEVEN_TO_THREE, context=512) -> Path:
+    """A folder of safetensors, configuration and tokenizer."""
     tokenizer = bigram_tokenizer()
-    bigram_model(tokenizer, transitions).save_pretrained(folder)
+    bigram_model(tokenizer, transitions, context).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -10,7 +10,10 @@ except ModuleNotFoundError as error:
     sys.exit(f"fastsample: the command line needs {error.name}, which is not installed; pip install 'fastsample[demo]'")
 
 from ..version import __version__
+from .evaluate import evaluate
 from .info import info
+from .questions import questions
+from .report import report
 from .solve import solve
 
 main = typer.Typer(
@@ -34,5 +37,5 @@ def fastsample(
     """Many samples of one question, cheaply: one prefill for all temperatures, one batch, a vote with early exit."""
 
 
-main.command()(solve)
-main.command()(info)
+for command in (solve, questions, evaluate, report, info):
+    main.command()(command)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from ..consensus import Event
 
 COLORS = ("green", "magenta", "cyan", "yellow", "blue", "red")
-BAR = 20  # characters of a temperature's full bar
+BAR = 20  # characters of a temperature's full bar, on a terminal that has them
+WIDEST = 100  # columns of the whole view
 FRAMES = 5  # drawings a second, by a thread of rich's own: a step of the model may take longer than a frame
 
 
@@ -84,7 +85,8 @@ class Board:
         for justify in ("right", "left", "left", "right", "right"):
             table.add_column(justify=justify, no_wrap=True)
         table.columns[2].ratio = 1
-        table.expand = True
+        table.columns[0].min_width = 3
+        table.width = min(self.console.width, WIDEST)
         table.add_row("T", "votes", "answers", "writing", "tokens", style="dim")
         for temperature in dict.fromkeys(t for t, _ in self.inquiry.plan):
             table.add_row(*self._row(temperature, written, live))
@@ -96,13 +98,16 @@ class Board:
         alive = [live[n] for n in numbers if n in live]
         votes = Counter(w.answer for w in ended if w.answer is not None)
         silent = sum(w.answer is None for w in ended)
-        scale = min(BAR // len(numbers), 3) if len(numbers) <= BAR else BAR / len(numbers)
-        bar, names = Text(), Text(overflow="ellipsis")
+        room = min(BAR, self.console.width // 4)
+        scale = min(room // len(numbers), 3) or room / len(numbers)
+        parts = [(n, "█", self.palette[answer]) for answer, n in votes.most_common()]
+        parts += [(silent, "░", "dim"), (len(numbers) - len(ended), "·", "dim")]
+        bar, names, so_far = Text(), Text(overflow="ellipsis"), 0
+        for n, mark, style in parts:
+            bar.append(mark * (round((so_far + n) * scale) - round(so_far * scale)), style)
+            so_far += n
         for answer, n in votes.most_common():
-            bar.append("█" * max(1, round(n * scale)), self.palette[answer])
             names.append(short(answer), f"bold {self.palette[answer]}").append(f" ×{n}  ", "dim")
-        bar.append("░" * round(silent * scale), "dim")
-        bar.append("·" * round((len(numbers) - len(ended)) * scale), "dim")
         if silent:
             names.append(f"none ×{silent}", "dim")
         tokens = tokens_of(ended, alive)
@@ -116,7 +121,9 @@ class Board:
         elapsed = perf_counter() - self.first_token
         rate = tokens / max(elapsed, 0.1)
         line = f"{len(written)} of {len(self.inquiry.plan)} finished · {tokens:,} tokens · {rate:,.0f} tokens/s"
-        self._spinner.update(text=Text(f"{line} · {elapsed:.0f} s", "default"))
+        text = Text(f"{line} · {elapsed:.0f} s", "default")
+        text.truncate(self.console.width - 2, overflow="ellipsis")  # the spinner would wrap it
+        self._spinner.update(text=text)
         return self._spinner
 
     def _preview(self, live: dict[int, Any]) -> Text:
@@ -126,7 +133,7 @@ class Board:
         number = min(live)
         temperature, _ = self.inquiry.plan[number]
         head = f"T {temperature:g}  "
-        room = max(self.console.width - len(head) - 1, 10)
+        room = max(min(self.console.width, WIDEST) - len(head), 10)
         words = " ".join(live[number].text.split())
         return Text(head, "dim").append(words if len(words) <= room else "…" + words[1 - room :], "dim italic")
 

@@ -1,0 +1,74 @@
+"""The live view, drawn from questions whose state is written down here."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from fastsample.cli.live import Board, Palette, short
+
+PLAN = [(0.0, 0), (0.8, 0), (0.8, 1), (0.8, 2)]
+
+
+def written(answer, tokens=10):
+    return SimpleNamespace(answer=answer, tokens=tokens)
+
+
+def live(tokens, text=""):
+    return SimpleNamespace(tokens=[0] * tokens, text=text)
+
+
+def screen(inquiry, width=80):
+    console = Console(width=width, force_terminal=True, color_system=None)
+    board = Board(console, Palette())
+    board.inquiry = inquiry
+    board.first_token = 0.0
+    with console.capture() as capture:
+        console.print(board.picture())
+    return capture.get().splitlines()
+
+
+def test_votes_are_bars_and_names_by_temperature():
+    """Three characters a sample: full for a vote, light for a sample without answer, a dot for one not finished."""
+    lines = screen(
+        SimpleNamespace(plan=PLAN, written={0: written("42"), 1: written("41"), 2: written(None)}, live={3: live(5)})
+    )
+    assert lines[0].split() == ["T", "votes", "answers", "writing", "tokens"]
+    assert lines[1].split() == ["0", "███", "42", "×1", "10"]
+    assert lines[2].split() == ["0.8", "███░░░···", "41", "×1", "none", "×1", "1", "25"]
+
+
+def test_the_status_counts_and_the_preview_shows_the_newest_words():
+    """Finished of planned, tokens, and the end of the text of the first sample that is being written, on one line."""
+    text = "First we add.\nThen " + "we count " * 20 + "to 42."
+    lines = screen(SimpleNamespace(plan=PLAN, written={0: written("42")}, live={1: live(5, text), 2: live(6)}))
+    assert "1 of 4 finished · 21 tokens · " in lines[4]
+    assert lines[5].startswith("T 0.8  …")
+    assert lines[5].rstrip().endswith("we count to 42.")
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_no_line_is_wider_than_the_terminal(width):
+    """Long answers, many answers and large plans are cut, never wrapped: a wrapped line would leave remains."""
+    plan = [(t, k) for k in range(64) for t in (0.4, 0.8)]
+    answers = {n: written(f"answer number {n} " * 5) for n in range(100)}
+    lines = screen(
+        SimpleNamespace(plan=plan, written=answers, live={n: live(9, "word " * 99) for n in (101, 102)}), width
+    )
+    assert len(lines) == 6
+    assert max(map(len, lines)) <= width
+    assert [line.split()[0] for line in lines[:3]] == ["T", "0.4", "0.8"]
+    assert lines[1].count("█") == round(min(20, width // 4) * 50 / 64)
+
+
+def test_before_the_first_sample_it_says_what_it_waits_for():
+    """No empty screen while the model gets ready."""
+    assert "preparing the model" in screen(None)[0]
+
+
+def test_short_keeps_one_line():
+    """Blanks are merged and the rest is cut with an ellipsis."""
+    assert short("a\n b") == "a b"
+    assert short("x" * 17) == "x" * 15 + "…"
