@@ -1,6 +1,6 @@
 // What one row leaves between stage 1 and stage 2: views of memory that a thread keeps from call to call.
 //
-// 61 KB at 262,144 tokens: 24 bytes a chunk, and the fixed arrays.
+// 62 KB at 262,144 tokens: 24 bytes a chunk, and the fixed arrays.
 #pragma once
 
 #include <cstddef>
@@ -32,14 +32,16 @@ struct Scratch {
   float* candidate;  // [kMaxCandidates + kSlack] logits
   int32_t* candidate_index;
 
-  static size_t bytes(int64_t chunks);
+  static constexpr size_t bytes(int64_t chunks);
   static Scratch in(void* memory, int64_t chunks);
 };
 
-inline size_t Scratch::bytes(int64_t chunks) {
+constexpr size_t Scratch::bytes(int64_t chunks) {
   const size_t candidates = (kMaxCandidates + kSlack) * 8, moments = static_cast<size_t>(chunks) * sizeof(Moments);
   return static_cast<size_t>(chunks) * 24 + (kBins + 1) * 8 + (candidates > moments ? candidates : moments) + 7 * 64;
 }
+
+static_assert(Scratch::bytes(262'144 / 256) <= 64 * 1024, "a thread's scratch fits its L1 and L2 caches");
 
 inline Scratch Scratch::in(void* memory, int64_t chunks) {
   char* at = static_cast<char*>(memory);
