@@ -143,37 +143,50 @@ class Run:
             self.flush()
 
 
+def check_run(folder: Path, config: dict[str, Any], *, resume: bool = False) -> None:
+    """Refuse what `open_run` would refuse, and write nothing: for a look before a model is loaded.
+
+    raises: RunError for a folder that holds something else, another configuration (with the differences), or a run
+            that `resume` was not asked for
+    """
+    if not (folder / "config.json").exists():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise RunError(f"{folder} is not empty and holds no run; choose another folder")
+        return
+    stored, asked = read_config(folder), _plain(config)
+    differences = [
+        f"  {name}: {stored.get(name)!r} in the run, {asked.get(name)!r} now"
+        for name in sorted(stored.keys() | asked.keys())
+        if stored.get(name) != asked.get(name)
+    ]
+    if differences:
+        listed = "\n".join(differences)
+        raise RunError(
+            f"{folder} holds a run of another configuration; choose another folder, or its settings:\n{listed}"
+        )
+    if not resume:
+        raise RunError(f"{folder} already holds this run; --resume goes on with it")
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    return dict(json.loads(json.dumps(config | {"format": FORMAT})))
+
+
 def open_run(folder: Path, config: dict[str, Any], items: list[Item], *, resume: bool = False) -> Run:
     """Begin a run in `folder`, or go on with the one in it.
 
     config: plain JSON values; must equal the stored ones to go on
-    raises: RunError for a folder that holds something else, another configuration (with the differences), or a run
-            that `resume` was not asked for; OSError where the folder cannot be written
+    raises: RunError as `check_run` and for a folder that another process writes to; OSError where it cannot be written
     """
-    config = json.loads(json.dumps(config | {"format": FORMAT}))
+    check_run(folder, config, resume=resume)
+    config = _plain(config)
     path = folder / "config.json"
-    if path.exists():
-        stored = read_config(folder)
-        differences = [
-            f"  {name}: {stored.get(name)!r} in the run, {config.get(name)!r} now"
-            for name in sorted(stored.keys() | config.keys())
-            if stored.get(name) != config.get(name)
-        ]
-        if differences:
-            listed = "\n".join(differences)
-            raise RunError(
-                f"{folder} holds a run of another configuration; choose another folder, or its settings:\n{listed}"
-            )
-        if not resume:
-            raise RunError(f"{folder} already holds this run; --resume goes on with it")
-    else:
-        if folder.exists() and any(folder.iterdir()):
-            raise RunError(f"{folder} is not empty and holds no run; choose another folder")
+    if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         lines = [{"question": i.question, "answer": i.answer, "id": i.id} for i in items]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        (folder / "questions.jsonl").write_text(text, encoding="utf-8")
         partial = folder / "config.json.part"
+        (folder / "questions.jsonl").write_text(text, encoding="utf-8", errors="backslashreplace")
         partial.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(partial, path)
     run = Run(folder, config)
@@ -244,11 +257,11 @@ def read_results(folder: Path) -> Iterator[dict[str, Any]]:
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     if not path.exists():
         return
-    with open(path, encoding="utf-8") as file:
+    with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
-            if not line.endswith("\n"):
+            if not line.endswith(b"\n"):
                 return
             try:
                 yield json.loads(line)
-            except json.JSONDecodeError as error:
+            except ValueError as error:  # of JSON or of UTF-8
                 raise RunError(f"{path}, line {number}: not JSON ({error}); the file was edited or damaged") from None

@@ -63,7 +63,7 @@ def evaluate(
         from ..inquiry import Settings
         from ..prompts import STEP_BY_STEP
         from ..rules import name_of, rule_of
-        from ..runs import open_run
+        from ..runs import check_run, open_run
 
         items, complaints = _read(questions)
         settings = Settings(
@@ -100,10 +100,10 @@ def evaluate(
         refuse(f'{questions} holds no question; its lines are like {{"question": "1 + 1?", "answer": "2"}}')
     try:
         with refusals():
+            check_run(out, config, resume=resume)
+            lm, tokenizer = load_model(model, dtype, device, console)
             run = open_run(out, config, items, resume=resume)
         with run:
-            with refusals():
-                lm, tokenizer = load_model(model, dtype, device, console)
             failures = _answer_all(run, items, settings, extractor, slots, lm, tokenizer, console)
     except OSError as error:
         console.print(
