@@ -168,6 +168,8 @@ class SharedEngine:
         cache = self.cache
         assert cache is not None
         lengths = cache.lengths
+        if tokens.shape[0] != len(lengths):
+            raise ValueError(f"tokens must have one value for each of the {len(lengths)} rows, got {tokens.shape[0]}")
         more = {}
         if self.forward.takes_positions:
             more["position_ids"] = torch.tensor(cache.positions, device=self.device)[:, None]

@@ -6,9 +6,10 @@ from (seed, stream, position), where position is the token's index in prompt + s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from torch import Tensor
 from .checks import check_model, check_request, context_length, eos_of
 from .engine import Engine, Prefix
 from .handshake import engine_for
+from .memory import plan_for
+from .rows import Row, columns_of, edit, first_logits, is_edited, raw_row
 from .sampling import sample
 from .text import TextStream
 
@@ -74,17 +77,6 @@ class Sample:
     self_certainties: list[float] = field(default_factory=list)
 
 
-@dataclass(eq=False)
-class _Row:
-    """A sample's place in the batch."""
-
-    sample: Sample
-    prefix: Prefix
-    stream: TextStream
-    eos: frozenset[int]
-    limit: int
-
-
 class Generator:
     """Writes samples, up to `slots` of them at once, in one batch.
 
@@ -94,6 +86,9 @@ class Generator:
     prefill_block: a long prompt is read in blocks of so many tokens
     on_piece:      called with (sample, piece of its text) as text comes; the pieces of a sample add up to its text
     progress:      called with (tokens read, tokens of the prompt) while a prompt is read
+    prepack:       on the CPU, keep a second copy of the linear layers' weights in the layout that is read fastest; a
+                   row's logits are then the same bits in a batch of any size from 2 on
+    engine:        None = the best that can serve the model
 
     raises: ValueError or TypeError for a model or a request that cannot be served, before anything is started;
             MemoryError with the plan's numbers where memory does not suffice
@@ -108,6 +103,7 @@ class Generator:
         prefill_block: int = 512,
         on_piece: Callable[[Sample, str], None] | None = None,
         progress: Callable[[int, int], None] | None = None,
+        prepack: bool = False,
         engine: Engine | None = None,
     ) -> None:
         check_model(model)
@@ -120,14 +116,15 @@ class Generator:
         self.prefill_block = prefill_block
         self.on_piece = on_piece
         self.progress = progress
-        self.engine = engine_for(model) if engine is None else engine
+        self.engine = engine_for(model, prepack=prepack) if engine is None else engine
         self.context = context_length(model)
         self.steps = 0
         self.prefill_tokens = 0
         self.waiting: list[Sample] = []
-        self._rows: list[_Row] = []
+        self._rows: list[Row] = []
         self._prefixes: dict[tuple[int, ...], Prefix] = {}
         self._eos = eos_of(model, tokenizer)
+        self._logits: Tensor | None = None  # of a forward pass whose draw failed: drawn from again by the next step
         self._columns: dict[str, Any] | None = None  # the sampling parameters of the rows; None after a change
 
     @property
@@ -164,15 +161,22 @@ class Generator:
 
         returns: the samples that it finished
         """
-        fresh = self._admit()
+        fresh = self._admit() if self._logits is None else []
         if fresh:
-            self._draw(fresh, *_first_logits(fresh))
+            try:
+                self._draw(fresh, *first_logits(fresh))
+            except BaseException:
+                self._put_back(fresh)
+                raise
         pieces, finished = self._take_in(fresh)
         if self._rows:
-            last = [row.sample.tokens[-1] for row in self._rows]
-            logits = self.engine.step(torch.tensor(last, device=self.engine.device))
-            self.steps += 1
-            self._draw(self._rows, logits, None)
+            if self._logits is None:
+                last = [row.sample.tokens[-1] for row in self._rows]
+                with self._memory_explained():
+                    self._logits = self.engine.step(torch.tensor(last, device=self.engine.device))
+                self.steps += 1
+            self._draw(self._rows, self._logits, None)
+            self._logits = None
             more_pieces, more_finished = self._take_in(self._rows)
             pieces, finished = pieces + more_pieces, finished + more_finished
         if self.on_piece is not None:
@@ -187,7 +191,7 @@ class Generator:
             finished += self.step()
         return finished
 
-    def _admit(self) -> list[_Row]:
+    def _admit(self) -> list[Row]:
         free = self.slots - len(self._rows)
         # A fork of its own for every freed slot would cost an expanded cache one forward pass a row.
         if not self.waiting or (not self.engine.is_shared and self._rows and free < max(1, self.slots // 4)):
@@ -198,38 +202,67 @@ class Generator:
         for s in admitted:
             prompt = s.request.prompt
             if prompt not in self._prefixes:
-                self._prefixes[prompt] = self.engine.prefill(prompt, self.prefill_block, self.progress)
+                with self._memory_explained():
+                    self._prefixes[prompt] = self.engine.prefill(prompt, self.prefill_block, self.progress)
                 self.prefill_tokens += len(prompt)
         fresh = []
-        counts: dict[tuple[int, ...], int] = {}
-        for s in admitted:
-            counts[s.request.prompt] = counts.get(s.request.prompt, 0) + 1
-        for prompt, count in counts.items():
-            self.engine.add(self._prefixes[prompt], count)
-            fresh += [self._row(s) for s in admitted if s.request.prompt == prompt]
+        try:
+            for prompt in dict.fromkeys(s.request.prompt for s in admitted):
+                joining = [s for s in admitted if s.request.prompt == prompt]
+                with self._memory_explained():
+                    self.engine.add(self._prefixes[prompt], len(joining))
+                fresh += [self._row(s) for s in joining]
+        except BaseException:
+            self.engine.keep(range(len(self._rows)))
+            raise
         self.waiting = self.waiting[len(admitted) :]
         self._rows += fresh
         self._columns = None
         return fresh
 
-    def _row(self, s: Sample) -> _Row:
+    def _put_back(self, fresh: Sequence[Row]) -> None:
+        """Undo an admission whose first draw failed: the samples wait again, in front."""
+        self._rows = self._rows[: len(self._rows) - len(fresh)]
+        self.engine.keep(range(len(self._rows)))
+        self.waiting = [row.sample for row in fresh] + self.waiting
+        self._columns = None
+
+    @contextmanager
+    def _memory_explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+                raise
+            asked = [*self.running, *self.waiting[: self.slots - len(self._rows)]]
+            plan = plan_for(
+                self.model,
+                prompt_tokens=max(len(s.request.prompt) for s in asked),
+                samples=len(asked),
+                max_new_tokens=max(s.request.max_new_tokens for s in asked),
+            )
+            raise MemoryError(
+                f"memory must hold the batch, got {plan.sentence()}; lower slots or the samples"
+            ) from error
+
+    def _row(self, s: Sample) -> Row:
         request = s.request
         eos = self._eos if request.eos is None else frozenset(request.eos)
         limit = min(request.max_new_tokens, self.context - len(request.prompt))
-        return _Row(s, self._prefixes[request.prompt], TextStream(self.tokenizer, request.stop), eos, limit)
+        return Row(s, self._prefixes[request.prompt], TextStream(self.tokenizer, request.stop), eos, limit)
 
-    def _draw(self, rows: Sequence[_Row], logits: Tensor, indices: Tensor | None) -> None:
+    def _draw(self, rows: Sequence[Row], logits: Tensor, indices: Tensor | None) -> None:
         """Append a token and its statistics to every row; row b reads logits[b] or logits[indices[b]] of [N, V]."""
-        edited = [b for b, row in enumerate(rows) if _edits(row.sample)]
+        edited = [b for b, row in enumerate(rows) if is_edited(row.sample)]
         raw: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         if edited:
             # A copy of our own, and a plain tensor: what inference mode made cannot be written to outside of it.
             logits, indices = logits.clone() if indices is None else logits[indices].clone(), None
             for b in edited:
-                raw[b] = _raw_row(logits[b])
-                logits[b] = _edit(logits[b], rows[b])
+                raw[b] = raw_row(logits[b])
+                logits[b] = edit(logits[b], rows[b])
         if self._columns is None or len(rows) != len(self._rows):
-            columns = _columns(rows, logits.device)
+            columns = columns_of(rows, logits.device)
             if len(rows) == len(self._rows):
                 self._columns = columns
         else:
@@ -251,7 +284,7 @@ class Generator:
             s.entropies.append(entropy_)
             s.self_certainties.append(certainty_)
 
-    def _take_in(self, rows: Sequence[_Row]) -> tuple[list[tuple[Sample, str]], list[Sample]]:
+    def _take_in(self, rows: Sequence[Row]) -> tuple[list[tuple[Sample, str]], list[Sample]]:
         """Decode the newest token of each row and retire the rows that it finished; returns pieces and samples."""
         pieces, finished = [], []
         for row in rows:
@@ -286,55 +319,7 @@ class Generator:
         if len(order) == len(self._rows):
             return
         self.engine.keep(order)
+        if self._logits is not None:
+            self._logits = self._logits[order]
         self._rows = [self._rows[i] for i in order]
         self._columns = None
-
-
-def _first_logits(rows: Sequence[_Row]) -> tuple[Tensor, Tensor]:
-    """The rows' prefixes' last logits, one row a prefix ([G, V]), and which of them each row reads ([B])."""
-    prefixes = list({id(row.prefix): row.prefix for row in rows}.values())
-    place = {id(prefix): g for g, prefix in enumerate(prefixes)}
-    logits = torch.cat([p.logits for p in prefixes])
-    return logits, torch.tensor([place[id(row.prefix)] for row in rows], device=logits.device)
-
-
-def _columns(rows: Sequence[_Row], device: torch.device) -> dict[str, Any]:
-    requests = [row.sample.request for row in rows]
-    columns: dict[str, Any] = {
-        name: torch.tensor([getattr(r, name) for r in requests], dtype=dtype, device=device)
-        for name, dtype in (
-            ("temperature", torch.float32),
-            ("top_k", torch.int64),
-            ("top_p", torch.float32),
-            ("min_p", torch.float32),
-            ("seed", torch.int64),
-            ("stream", torch.int64),
-        )
-    }
-    positions = [len(row.sample.request.prompt) + len(row.sample.tokens) for row in rows]
-    columns["position"] = torch.tensor(positions, dtype=torch.int64, device=device)
-    return columns
-
-
-def _edits(s: Sample) -> bool:
-    return bool(s.request.logits_processor) or len(s.tokens) < s.request.min_new_tokens
-
-
-def _edit(scores: Tensor, row: _Row) -> Tensor:
-    """scores [V] after the sample's own processors and its minimum length."""
-    request, tokens = row.sample.request, row.sample.tokens
-    if request.logits_processor:
-        ids = torch.tensor([[*request.prompt, *tokens]], device=scores.device)
-        scores = request.logits_processor(cast(Any, ids), cast(Any, scores[None].clone()))[0]
-    if len(tokens) < request.min_new_tokens and row.eos:
-        scores = scores.index_fill(0, torch.tensor(sorted(row.eos), device=scores.device), -torch.inf)
-    return scores
-
-
-def _raw_row(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """log-probabilities [V], entropy and self-certainty of the model's own row, before anything edits it."""
-    x = scores.float()
-    total = x.logsumexp(0)
-    log_p = x - total
-    entropy = -torch.where(log_p > -torch.inf, log_p * log_p.exp(), 0).sum()
-    return log_p, entropy, total - x.mean() - torch.log(torch.tensor(float(x.numel())))

@@ -42,8 +42,8 @@ class Linears:
         if self.objection is not None:
             return
         for layer in model.modules():
-            if type(layer) is not nn.Linear or "forward" in vars(layer) or layer._forward_hooks:
-                continue  # a subclass or a hook does something of its own
+            if type(layer) is not nn.Linear:
+                continue  # a subclass does something of its own
             if prepack:
                 self.packed_bytes += layer.weight.nbytes
                 self.layers.append((layer, _packed(layer)))
@@ -52,12 +52,15 @@ class Linears:
 
     @contextmanager
     def fast(self) -> Iterator[None]:
+        changed = []
         for layer, forward in self.layers:
-            layer.forward = forward  # type: ignore[method-assign,assignment]
+            if "forward" not in vars(layer):  # someone else's replacement stays
+                layer.forward = forward  # type: ignore[method-assign,assignment]
+                changed.append(layer)
         try:
             yield
         finally:
-            for layer, _ in self.layers:
+            for layer in changed:
                 vars(layer).pop("forward", None)
 
 

@@ -1,0 +1,172 @@
+"""How many bytes a run takes, and how many samples fit: what `fastsample plan` prints.
+
+Per token and layer a cache holds 2 * H_kv * D numbers (K and V). Shared, the prompt is stored once and each sample has
+a tail, whose storage doubles as it grows; repeated, each sample holds its own copy of the prompt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FIRST_TAIL = 64  # as prefix_cache.FIRST_TAIL; a test holds the two equal
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes of one run; `fits` is the largest number of samples that a budget allows, None without a budget."""
+
+    prompt_tokens: int
+    samples: int
+    max_new_tokens: int
+    weights: int
+    prefix: int  # the prompt's K/V, once
+    tails: int  # the samples' own K/V at full length, as allocated
+    logits: int  # one row of float32 logits a sample
+    repeated: int  # the K/V of prompt and samples where each sample holds its own copy
+    budget: int | None
+    fits_shared: int | None
+    fits_repeated: int | None
+
+    @property
+    def shared_total(self) -> int:
+        return self.weights + self.prefix + self.tails + self.logits
+
+    @property
+    def repeated_total(self) -> int:
+        return self.weights + self.repeated + self.logits
+
+    def sentence(self) -> str:
+        """The plan in words, for an error message."""
+        fits = "" if self.fits_shared is None else f"; {self.fits_shared} samples would fit"
+        return (
+            f"{self.samples} samples of up to {self.max_new_tokens} tokens over a prompt of {self.prompt_tokens} take "
+            f"{megabytes(self.shared_total)}: weights {megabytes(self.weights)}, prompt {megabytes(self.prefix)}, "
+            f"samples {megabytes(self.tails)}, logits {megabytes(self.logits)}{fits}"
+        )
+
+
+def plan(
+    config: Any,
+    *,
+    prompt_tokens: int,
+    samples: int,
+    max_new_tokens: int,
+    weights: int,
+    bytes_per_number: int,
+    budget: int | None = None,
+) -> Plan:
+    """The bytes of `samples` continuations of one prompt.
+
+    config:           the model's transformers config
+    weights:          bytes of the model's parameters (`weight_bytes`)
+    bytes_per_number: of the cache's dtype: 4 for float32, 2 for bfloat16
+    budget:           bytes that there are, or None
+
+    raises: ValueError for a number below 1
+    """
+    for name, value in (("prompt_tokens", prompt_tokens), ("samples", samples), ("max_new_tokens", max_new_tokens)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    text = config.get_text_config(decoder=True)
+    layers = layers_of(text)
+    prefix = sum(width * min(prompt_tokens, window - 1 if window else prompt_tokens) for width, window in layers)
+    tail = sum(width for width, _ in layers) * allocated(max_new_tokens)
+    length = prompt_tokens + max_new_tokens
+    copy = sum(width * min(length, window if window else length) for width, window in layers)
+    row = 4 * text.vocab_size
+    b = bytes_per_number
+    fits = (None, None)
+    if budget is not None:
+        left = budget - weights
+        fits = (max(0, (left - b * prefix) // (b * tail + row)), max(0, left // (b * copy + row)))
+    return Plan(prompt_tokens, samples, max_new_tokens, weights, b * prefix, b * tail * samples, row * samples,
+                b * copy * samples, budget, *fits)  # fmt: skip
+
+
+def layers_of(text: Any) -> list[tuple[int, int | None]]:
+    """(numbers of K and V a token, sliding window or None) of each layer that keeps K/V of its own."""
+    count = text.num_hidden_layers
+    each = getattr(text, "per_layer_config", None) or [text] * count  # heads and widths may differ from layer to layer
+    types = getattr(text, "layer_types", None)
+    reuse = getattr(text, "kv_sharing_modes", None) or [None] * count
+    layers = []
+    for i, layer in enumerate(each):
+        window = getattr(layer, "sliding_window", None)
+        kind = types[i] if types else ("sliding_attention" if window else "full_attention")
+        if "attention" not in kind or kind == "linear_attention" or reuse[i] == "reuse":
+            continue
+        heads = getattr(layer, "num_key_value_heads", None) or layer.num_attention_heads
+        width = getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads
+        layers.append((2 * heads * width, window if kind == "sliding_attention" else None))
+    return layers
+
+
+def allocated(tokens: int) -> int:
+    """The columns of storage that a tail of so many tokens has: the first allocation, doubled until it suffices."""
+    columns = FIRST_TAIL
+    while columns < tokens:
+        columns *= 2
+    return columns
+
+
+def weight_bytes(model: Any) -> int:
+    """Bytes of the parameters and buffers, tied ones counted once."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return sum({t.data_ptr(): t.numel() * t.element_size() for t in tensors}.values())
+
+
+def available_bytes(device: Any = "cpu") -> int | None:
+    """Bytes that are free for us on the device now; None where that cannot be told."""
+    import torch
+
+    device = torch.device(device)
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type != "cpu":
+        return None
+    found = [_linux_available(), _group_available()]
+    return min((n for n in found if n is not None), default=None)
+
+
+def _linux_available() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    kilobytes = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
+    return None if kilobytes is None else 1024 * int(kilobytes)
+
+
+def _group_available() -> int | None:
+    """What a container's own limit leaves."""
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        return None if limit == "max" else int(limit) - used
+    except (OSError, ValueError):
+        return None
+
+
+def megabytes(n: int) -> str:
+    """1,234 MB, or 1.23 GB from ten thousand megabytes on."""
+    return f"{n / 1e6:,.0f} MB" if n < 1e10 else f"{n / 1e9:,.1f} GB"
+
+
+def plan_for(model: Any, *, prompt_tokens: int, samples: int, max_new_tokens: int, budget: int | None = None) -> Plan:
+    """`plan` for a loaded model; budget None = its weights and what is free on its device now."""
+    weight = model.get_input_embeddings().weight
+    weights = weight_bytes(model)
+    if budget is None:
+        free = available_bytes(weight.device)
+        budget = None if free is None else free + weights
+    return plan(
+        model.config,
+        prompt_tokens=prompt_tokens,
+        samples=samples,
+        max_new_tokens=max_new_tokens,
+        weights=weights,
+        bytes_per_number=weight.element_size(),
+        budget=budget,
+    )

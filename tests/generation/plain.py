@@ -1,0 +1,44 @@
+"""The plain path: one sample at a time, the whole text read again for every token, drawn with the same randomness."""
+
+from __future__ import annotations
+
+import torch
+
+import fastsample
+
+FILTERS = ("temperature", "top_k", "top_p", "min_p", "seed")
+
+
+def write(model, request, eos=(2,)):
+    """The tokens of one request, as the definition says."""
+    tokens = []
+    while len(tokens) < request.max_new_tokens:
+        text = [*request.prompt, *tokens]
+        with torch.no_grad():
+            scores = model(input_ids=torch.tensor([text]), use_cache=False).logits[:, -1].float()
+        if request.logits_processor:
+            scores = request.logits_processor(torch.tensor([text]), scores.clone())
+        if len(tokens) < request.min_new_tokens:
+            scores[:, list(eos)] = -torch.inf
+        filters = {name: getattr(request, name) for name in FILTERS}
+        token = int(fastsample.sample(scores, stream=[request.stream], position=len(text), **filters))
+        tokens.append(token)
+        if token in eos:
+            break
+    return tokens
+
+
+class Letters:
+    """A tokenizer of single letters: token i is chr(i); 0, 1 and 2 are special; a few tokens are half a character."""
+
+    eos_token_id = 2
+    HALVES = "äö".encode()  # four tokens, 97 ... 100, of two bytes each
+
+    def decode(self, ids, skip_special_tokens=True):
+        raw = b""
+        for i in ids:
+            if i < 3:
+                raw += b"" if skip_special_tokens else b"<%d>" % i
+            else:
+                raw += self.HALVES[i - 97 : i - 96] if i >= 97 else bytes([97 + i % 26])
+        return raw.decode(errors="replace")

@@ -1,0 +1,118 @@
+"""Every architecture's logits over a shared prefix against the model reading each full sequence alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from drive import drive, errors, prompts_of
+from tiny import FALL_BACK, SHARE, tiny
+
+from fastsample import attention
+from fastsample.engine import ExpandedEngine, RepeatedEngine, SharedEngine
+from fastsample.handshake import engine_for, why_not
+
+# Twice the naive error needs a floor for the cases in which the naive one happens to be tiny.
+FLOOR = 1e-5
+
+
+def check(name, length, dtype=torch.float32, **changes):
+    model = tiny(name, dtype, **changes)
+    steps = 15 if length <= 40 else 6
+    ours, naive = errors(model, drive(SharedEngine(model), prompts_of(length), seed=length, steps=steps))
+    assert ours <= 2 * naive + FLOOR, f"{ours:.2g} against {naive:.2g} of the model itself"
+
+
+@pytest.mark.parametrize("length", [1, 40])
+@pytest.mark.parametrize("name", SHARE)
+def test_shared_prefix_equals_full_sequences(name, length):
+    """Ragged rows of two prompts, retired and refilled at random; windows of 12 lie inside and across the prefix."""
+    check(name, length)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("length", [255, 256, 1000])
+@pytest.mark.parametrize("name", SHARE)
+def test_long_shared_prefix_equals_full_sequences(name, length):
+    """The same at and beyond the sizes at which kernels change their blocks."""
+    check(name, length)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3_text", "qwen2-2", "gpt2", "mistral"])
+def test_bfloat16_stays_within_twice_the_naive_error(name):
+    """In bfloat16 the two-part attention is no worse than twice the model's own rounding."""
+    check(name, 130, torch.bfloat16)
+
+
+@pytest.mark.parametrize("window", [2, 40, 43, 44, 2000])
+def test_windows_of_any_size(window):
+    """A window of two tokens, one that ends just at, inside and behind the prefix, and one that is never reached."""
+    check("mistral", 40, sliding_window=window)
+
+
+@pytest.mark.parametrize("name", SHARE)
+def test_why_not_has_no_objection(name):
+    """The handshake lets every architecture of the list through."""
+    assert why_not(tiny(name)) is None
+
+
+@pytest.mark.parametrize("name", FALL_BACK)
+def test_fallback_says_why_and_is_right(name):
+    """What cannot share says so in one sentence, is given the copied cache, and comes out right."""
+    model = tiny(name)
+    assert FALL_BACK[name][1] in why_not(model)
+    engine = engine_for(model)
+    assert isinstance(engine, ExpandedEngine)
+    ours, naive = errors(model, drive(engine, prompts_of(20)))
+    assert ours <= 2 * naive + FLOOR
+
+
+def test_deepseek_is_never_served_the_tail_alone():
+    """Its attention rebuilds K after the cache: driven over a shared prefix it must raise, not answer."""
+    model = tiny("deepseek_v3")
+    with pytest.raises(attention.SharingError, match="changes K/V between the cache and the attention"):
+        drive(SharedEngine(model), prompts_of(20))
+
+
+def test_last_rung_reads_the_whole_text_again(monkeypatch):
+    """A model whose cache cannot be copied is served all the same, and rightly."""
+
+    def refuse(*_):
+        raise NotImplementedError("this cache cannot be copied")
+
+    model = tiny("bloom")
+    monkeypatch.setattr(ExpandedEngine, "add", refuse)
+    engine = engine_for(model)
+    assert isinstance(engine, RepeatedEngine)
+    ours, naive = errors(model, drive(engine, prompts_of(9)))
+    assert ours <= 2 * naive + FLOOR
+
+
+def tail_alone(out_a, lse_a, out_b, lse_b):
+    return out_a.float(), lse_a
+
+
+def halves(out_a, lse_a, out_b, lse_b):
+    return (out_a.float() + out_b.float()) / 2, torch.logaddexp(lse_a, lse_b)
+
+
+@pytest.mark.parametrize("broken", [tail_alone, halves])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
+def test_broken_merge_is_caught(name, broken, monkeypatch):
+    """The twin: with a wrong merge the comparison fails and the handshake refuses, so the cache matters to both."""
+    monkeypatch.setattr(attention, "merge", broken)
+    model = tiny(name)
+    ours, naive = errors(model, drive(SharedEngine(model), prompts_of(40)))
+    assert ours > 100 * naive
+    assert "comes out different" in why_not(model)
+    assert isinstance(engine_for(model), ExpandedEngine)
+
+
+def test_window_off_by_one_is_caught(monkeypatch):
+    """The twin of the windows: one token more in sight must fail the comparison."""
+    from fastsample import prefix_cache
+
+    right = prefix_cache._visible
+    monkeypatch.setattr(prefix_cache, "_visible", lambda key, at, w: right(key, at, None if w is None else w + 1))
+    model = tiny("mistral", sliding_window=3)
+    ours, naive = errors(model, drive(SharedEngine(model), prompts_of(1), steps=15))
+    assert ours > 100 * naive
