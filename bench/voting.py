@@ -96,7 +96,7 @@ def live(folder: Path, rules: list[str], questions: int, model: str | None) -> l
         row, full = rows[-1], rows[0]
         shares = [row[name] / full[name] for name in ("tokens", "steps", "seconds", "cpu_seconds")]
         print(
-            f"{text:24} {row['tokens']:>8,} tokens {row['steps']:>6,} steps {row['seconds']:>7.1f} s {total:>7.1f} s CPU"
+            f"{text:24} {row['tokens']:,} tokens, {row['steps']:,} steps, {row['seconds']:.1f} s, {total:.1f} s of CPU"
         )
         print(f"    of the full vote: {' '.join(f'{100 * share:.0f} %' for share in shares)};", end=" ")
         print(f"own work {100 * row['own_share']:.2f} % of the time", flush=True)
