@@ -12,6 +12,7 @@ except ModuleNotFoundError as error:
 from ..version import __version__
 from .evaluate import evaluate
 from .info import info
+from .plan import plan
 from .questions import questions
 from .report import report
 from .solve import solve
@@ -37,5 +38,5 @@ def fastsample(
     """Many samples of one question, cheaply: one prefill for all temperatures, one batch, a vote with early exit."""
 
 
-for command in (solve, questions, evaluate, report, info):
+for command in (solve, questions, evaluate, report, plan, info):
     main.command()(command)

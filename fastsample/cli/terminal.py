@@ -63,11 +63,3 @@ def load_model(name: str | None, dtype: str | None, device: str, console: Consol
             reason = str(error).splitlines()[0].rstrip(".")
             raise ValueError(f"device must be one that torch can use, got {device!r}: {reason}") from error
     return model, tokenizer
-
-
-def bytes_for_people(size: int) -> str:
-    """1234567 -> '1.2 MB'."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= scale:
-            return f"{size / scale:,.1f} {unit}"
-    return f"{size} B"

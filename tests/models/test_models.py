@@ -12,7 +12,7 @@ import bigram
 import pytest
 import torch
 
-from fastsample import models
+from fastsample import models, unpacking
 
 QUIET = {"progress": lambda line: None}
 
@@ -21,7 +21,7 @@ QUIET = {"progress": lambda line: None}
 def cache(tmp_path, monkeypatch):
     """An empty cache folder of this test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return models.cache_folder()
+    return unpacking.cache_folder()
 
 
 def logits_of(model, tokenizer):
@@ -63,14 +63,14 @@ def test_digits_are_split_as_the_gguf_says(tiny_gguf, cache):
 def test_the_cache_follows_the_content_not_the_name(tiny_gguf, cache, tmp_path):
     """A file replaced under the same name and size is unpacked again; a moved one is not."""
     path = tmp_path / "model.gguf"
-    first = models.unpacked(shutil.copy(tiny_gguf, path) and path)
+    first = unpacking.unpacked(shutil.copy(tiny_gguf, path) and path)
     (tmp_path / "moved").mkdir()
     moved = tmp_path / "moved" / "model.gguf"
     path.rename(moved)
-    assert models.unpacked(moved) == first
+    assert unpacking.unpacked(moved) == first
     bigram.save_gguf(path, {**bigram.SEVEN_TO_THREE, bigram.ASSISTANT: {"4": 0.2, "5": 0.8}})
     assert path.stat().st_size == moved.stat().st_size
-    assert models.unpacked(path) != first
+    assert unpacking.unpacked(path) != first
 
 
 def test_dtype_is_kept_or_asked_for(tiny_folder, tiny_gguf, cache):
@@ -114,7 +114,7 @@ def test_an_interrupted_unpacking_removes_its_remains(tiny_gguf, cache, monkeypa
         (folder / "model.safetensors").write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(models, "_unpack", interrupt)
+    monkeypatch.setattr(unpacking, "_unpack", interrupt)
     with pytest.raises(KeyboardInterrupt):
         models.load(str(tiny_gguf), **QUIET)
     assert not [path for path in cache.iterdir() if path.is_dir()]
@@ -216,6 +216,27 @@ def test_a_missing_package_names_its_remedy(monkeypatch):
         models.load()
 
 
+def test_a_skeleton_has_the_shapes_and_no_weights(tiny_folder, tiny_gguf, cache):
+    """Every parameter as in the loaded model, on the meta device, in the dtype that was stored or asked for."""
+    model, _ = models.load(str(tiny_folder), **QUIET)
+    bones = models.skeleton(str(tiny_folder), **QUIET)
+    shapes = {name: (p.shape, p.dtype) for name, p in model.named_parameters()}
+    assert {name: (p.shape, p.dtype) for name, p in bones.named_parameters()} == shapes
+    assert {p.device.type for p in bones.parameters()} == {"meta"}
+    assert next(models.skeleton(str(tiny_gguf), dtype="bfloat16", **QUIET).parameters()).dtype == torch.bfloat16
+
+
+def test_a_skeleton_of_a_hub_model_fetches_its_configuration_alone(tiny_folder, monkeypatch):
+    """Nobody downloads gigabytes to learn how many they are."""
+    import huggingface_hub as hub
+
+    asked = {}
+    monkeypatch.setattr(hub.HfApi, "model_info", lambda self, name, timeout: type("Info", (), {"siblings": []}))
+    monkeypatch.setattr(hub, "snapshot_download", lambda name, **more: asked.update(more) or str(tiny_folder))
+    models.skeleton("someone/something", **QUIET)
+    assert asked["allow_patterns"] == ["config.json"]
+
+
 @pytest.mark.parametrize("dtype", ["float31", "int64", torch.int8, 3])
 def test_a_bad_dtype_is_refused(dtype, tiny_folder):
     """Only floating-point types."""
@@ -233,7 +254,7 @@ def test_a_cache_that_cannot_be_written_names_the_setting(tiny_gguf, tmp_path, m
 
 def test_a_full_disk_is_seen_before_anything_is_written(tiny_gguf, cache, monkeypatch):
     """The sentence has both numbers, and no folder stays behind."""
-    monkeypatch.setattr(models.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10}))
+    monkeypatch.setattr(unpacking.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10}))
     with pytest.raises(models.ModelError, match="MB free"):
         models.load(str(tiny_gguf), **QUIET)
     assert not [path for path in cache.iterdir() if path.is_dir()]

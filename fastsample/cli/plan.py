@@ -1,0 +1,104 @@
+"""fastsample plan: the memory that a run would take, before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import typer
+
+from .solve import MODEL
+from .terminal import console_for, refusals
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..memory import Plan
+
+UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+
+
+def plan(
+    prompt_tokens: int = typer.Option(512, help="Tokens of the prompt."),
+    samples: int = typer.Option(64, help="Samples written at once."),
+    max_new_tokens: int = typer.Option(256, help="Tokens of the longest sample."),
+    model: str = typer.Option(None, "--model", "-m", metavar="MODEL", help=MODEL),
+    dtype: str = typer.Option(None, help="float32, bfloat16 or float16. Left out: as the model is stored."),
+    device: str = typer.Option("auto", help="Whose free memory counts: cpu, cuda, ...; auto takes a GPU if any."),
+    memory: str = typer.Option(None, metavar="SIZE", help="Instead of what is free now: 80GB, 500MB, ..."),
+    as_json: bool = typer.Option(False, "--json", help="One JSON object, in bytes, and nothing else."),
+) -> None:
+    """The bytes of weights, prompt, samples and logits, shared and repeated, and how many samples fit.
+
+    Shared: the prompt is stored once and every sample has its own tail. Repeated: every sample holds the prompt too.
+    """
+    console = console_for(is_stdout_taken=as_json)
+    with refusals(), console.status("reading the model's configuration"):
+        budget = None if memory is None else _bytes(memory)
+        import torch
+
+        from ..memory import available_bytes
+        from ..memory import plan as plan_of
+        from ..models import skeleton
+
+        bones = skeleton(model, dtype=dtype, progress=lambda line: console.print(line, markup=False, soft_wrap=True))
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if budget is None:
+            try:
+                budget = available_bytes(device)
+            except (RuntimeError, AssertionError) as error:  # torch's ways to say that there is no such device
+                raise ValueError(f"device must be one that torch can use, got {device!r}; or name --memory") from error
+        parameters = list(bones.parameters())
+        found = plan_of(
+            bones.config,
+            prompt_tokens=prompt_tokens,
+            samples=samples,
+            max_new_tokens=max_new_tokens,
+            weights=sum(p.numel() * p.element_size() for p in parameters),
+            bytes_per_number=parameters[0].element_size(),
+            budget=budget,
+        )
+    name = {"model": bones.name_or_path, "dtype": str(parameters[0].dtype).removeprefix("torch.")}
+    if as_json:
+        totals = {"shared_total": found.shared_total, "repeated_total": found.repeated_total}
+        print(json.dumps(name | asdict(found) | totals), flush=True)
+        return
+    console.print(
+        f"{name['model']}, {name['dtype']}: {samples:,} samples of up to {max_new_tokens:,} tokens "
+        f"over a prompt of {prompt_tokens:,}\n",
+        markup=False,
+        soft_wrap=True,
+    )
+    console.print(_table(found, f"that fit in {memory}" if memory else f"that fit in what is free on {device}"))
+
+
+def _table(found: Plan, where: str) -> Table:
+    from rich.table import Table
+
+    from ..memory import megabytes
+
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    table.add_column("")
+    table.add_column("shared", justify="right", style="bold")
+    table.add_column("repeated", justify="right")
+    size = megabytes
+    table.add_row("weights", size(found.weights), size(found.weights))
+    table.add_row("prompt, stored once", size(found.prefix), "")
+    table.add_row("samples", size(found.tails), "")
+    table.add_row("samples, prompt included", "", size(found.repeated))
+    table.add_row("logits", size(found.logits), size(found.logits))
+    table.add_row("total", size(found.shared_total), size(found.repeated_total))
+    if found.budget is not None:
+        table.add_row()
+        table.add_row(f"samples {where}", f"{found.fits_shared:,}", f"{found.fits_repeated:,}")
+    return table
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)b?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise ValueError(f"memory must be a size such as 80GB or 500MB, got {text!r}")
+    return int(float(match[1]) * UNITS[match[2].lower()])
