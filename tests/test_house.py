@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -163,13 +164,34 @@ def test_import_is_quick_and_brings_little():
     pytest.fail(f"import fastsample took {min(times):.0f} ms beyond torch")
 
 
-README = ROOT / "README.md"
-SNIPPETS = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.M | re.S) if README.exists() else []
+README = (ROOT / "README.md").read_text()
 
 
 @pytest.mark.slow
 @pytest.mark.model
-@pytest.mark.parametrize("number", range(len(SNIPPETS)))
-def test_readme_snippets_run(number, embedded):
-    """Each python block of the README runs by itself, as a reader would paste it."""
-    exec(compile(SNIPPETS[number], f"README.md, snippet {number + 1}", "exec"), {"__name__": "__main__"})
+def test_readme_snippets_run_in_order(embedded):
+    """The python blocks, pasted one after the other into one session; torch's own lines among them."""
+    session = {"__name__": "__main__"}
+    snippets = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
+    assert len(snippets) >= 3
+    for number, snippet in enumerate(snippets, 1):
+        exec(compile(snippet, f"README.md, python block {number}", "exec"), session)
+
+
+def test_readme_commands_are_understood():
+    """Every `fastsample` line of the bash blocks parses: commands and options are those that there are."""
+    from typer.main import get_command
+
+    from fastsample.cli import main
+
+    blocks = "\n".join(re.findall(r"^```(?:bash|sh|console)\n(.*?)^```", README, re.M | re.S)).replace("\\\n", " ")
+    lines = [
+        line.removeprefix("$ ") for line in blocks.splitlines() if line.removeprefix("$ ").startswith("fastsample ")
+    ]
+    assert lines
+    for line in lines:
+        words = shlex.split(line.split(" > ")[0].split(" | ")[0], comments=True)[1:]
+        group = get_command(main)
+        with group.make_context("fastsample", words[:1]) as context:
+            name, command, _ = group.resolve_command(context, words)
+            command.make_context(name, words[1:], parent=context)
