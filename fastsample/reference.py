@@ -134,16 +134,16 @@ def why_not(case: Case) -> str | None:
 def sample(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None) -> int:
     """Fill tokens [B] int64 and, where given, the tensors of `Stats`; return the number of invalid rows."""
     invalid = 0
-    for b, x, (temperature, top_k, top_p, min_p), (seed, stream, position) in _rows(case):
+    for b, x, filters, (seed, stream, position) in _rows(case):
         status = row_status(x)
         invalid += status > 0
         values = x.numpy()
         if status:
             token, kept, logprob = -1, 0, math.nan
-        elif temperature == 0:
+        elif filters[0] == 0:
             token, kept, logprob = int(values.argmax()), 1, 0.0
         else:
-            row = filtered(values, temperature, top_k, top_p, min_p)
+            row = filtered(values, *filters)
             token, kept = draw(row, seed, stream, position), row.kept
             logprob = math.log(row.probabilities()[token])
         tokens[b] = token
@@ -156,15 +156,15 @@ def sample(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None) -> int:
 def distribution(case: Case, probabilities: Tensor) -> int:
     """Fill probabilities [B, V] float32 with those of the draw; return the number of invalid rows (left NaN)."""
     invalid = 0
-    for b, x, (temperature, top_k, top_p, min_p), _ in _rows(case):
+    for b, x, filters, _ in _rows(case):
         probabilities[b] = 0
         if row_status(x):
             invalid += 1
             probabilities[b] = math.nan
-        elif temperature == 0:
+        elif filters[0] == 0:
             probabilities[b, int(x.argmax())] = 1
         else:
-            p = filtered(x.numpy(), temperature, top_k, top_p, min_p).probabilities()
+            p = filtered(x.numpy(), *filters).probabilities()
             probabilities[b] = torch.from_numpy(p[: len(x)])
     return invalid
 
