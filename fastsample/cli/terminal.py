@@ -28,6 +28,8 @@ def refusals() -> Iterator[None]:
         yield
     except (ValueError, MemoryError) as error:
         refuse(error)
+    except ModuleNotFoundError as error:
+        refuse(f"this command needs {error.name}, which is not installed; pip install 'fastsample[demo]'")
 
 
 def console_for(*, is_stdout_taken: bool = False) -> Console:

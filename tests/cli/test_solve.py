@@ -188,6 +188,17 @@ def test_ctrl_c_leaves_a_clean_terminal_and_what_is_known(tmp_path):
     assert screen.rindex("\x1b[?25h") > screen.rindex("\x1b[?25l"), "the cursor stayed hidden"
 
 
+@pytest.mark.parametrize(("package", "who"), [("typer", "the command line"), ("transformers", "this command")])
+def test_a_package_that_is_not_there_is_named_with_its_remedy(package, who):
+    """Installed without the extras: the pip line instead of a traceback."""
+    code = f"import sys; sys.modules[{package!r}] = None\nfrom fastsample.cli import main\nmain(['solve', '2 + 2?'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert done.stderr == (
+        f"fastsample: {who} needs {package}, which is not installed; pip install 'fastsample[demo]'\n"
+    )
+
+
 def test_help_and_version_wait_for_nothing():
     """Neither imports torch, transformers or numpy."""
     code = (
