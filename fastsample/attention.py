@@ -111,11 +111,12 @@ def attend(query: Tensor, part: TailPart, scale: float, softcap: float | None, s
             blind = prefix.blind[:, None, None].expand(m, 1, G, n).reshape(m, 1, G * n)
             out_p, lse_p = out_p.masked_fill(blind[..., None], 0), lse_p.masked_fill(blind, -torch.inf)
         if prefix.rows is None:
-            out, lse = merge(out, lse, out_p, lse_p)
+            out = merge(out, lse, out_p, lse_p)
+            lse = lse if sinks is None else torch.logaddexp(lse, lse_p)
         else:
-            merged = merge(out[prefix.rows], lse[prefix.rows], out_p, lse_p)
-            out = out.float().index_copy(0, prefix.rows, merged[0])
-            lse = lse.index_copy(0, prefix.rows, merged[1])
+            at = prefix.rows
+            out = out.float().index_copy(0, at, merge(out[at], lse[at], out_p, lse_p))
+            lse = lse if sinks is None else lse.index_copy(0, at, torch.logaddexp(lse[at], lse_p))
     if sinks is not None:
         weight = torch.sigmoid(lse - sinks.float().view(1, H_kv, G, 1).expand(1, H_kv, G, n).reshape(1, H_kv, G * n))
         out = out.float() * weight[..., None]
@@ -123,13 +124,12 @@ def attend(query: Tensor, part: TailPart, scale: float, softcap: float | None, s
     return out.permute(0, 3, 1, 2, 4).reshape(B, n, H, Dv)
 
 
-def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
+def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> Tensor:
     """Two attentions over disjoint keys, out [..., Dv] and lse [...], as one over both; a must see at least one key."""
     # In float64, because float32 exp rounds differently in a vector and in what is left over at its end, and so would
     # make a row's result depend on its place in the batch.
-    a, b = lse_a.double(), lse_b.double()
-    weight = torch.sigmoid(b - a).float()
-    return torch.lerp(out_a.float(), out_b.float(), weight[..., None]), torch.logaddexp(a, b).float()
+    weight = torch.sigmoid(torch.sub(lse_b, lse_a).double()).float()
+    return torch.lerp(out_a.float(), out_b.float(), weight[..., None])
 
 
 def _grow(mask: Tensor | None, G: int) -> Any:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 # Below so many rows F.linear is as fast in float32 (swept 1 ... 512 rows for the shapes of a 135M model).
 PLAIN_ROWS = 8
+PLAIN_NUMBERS = 1 << 22  # but a weight of so many numbers is read faster by oneDNN even for one row
 PACKED_FOR = 64  # the number of rows that oneDNN lays the weight out for; 1 ... 512 rows run equally well on it
 
 
@@ -101,7 +102,8 @@ def _pack(weight: Tensor) -> Tensor:
 
 def _plain(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
-        if x.numel() < PLAIN_ROWS * layer.in_features or x.dtype != layer.weight.dtype:
+        is_small = x.numel() < PLAIN_ROWS * layer.in_features and layer.weight.numel() < PLAIN_NUMBERS
+        if is_small or x.dtype != layer.weight.dtype:
             return nn.functional.linear(x, layer.weight, layer.bias)
         return _run(x, layer.weight, layer.bias)
 

@@ -88,11 +88,11 @@ def test_last_rung_reads_the_whole_text_again(monkeypatch):
 
 
 def tail_alone(out_a, lse_a, out_b, lse_b):
-    return out_a.float(), lse_a
+    return out_a.float()
 
 
 def halves(out_a, lse_a, out_b, lse_b):
-    return (out_a.float() + out_b.float()) / 2, torch.logaddexp(lse_a, lse_b)
+    return (out_a.float() + out_b.float()) / 2
 
 
 @pytest.mark.parametrize("broken", [tail_alone, halves])
