@@ -15,10 +15,11 @@ from .contract import Case, IntParameter, Parameter, Stats, raise_for_invalid
 # By device: the first backend without an objection is taken. Nothing is imported before it is asked.
 BACKENDS = {
     "cpu": "fastsample.backends.cpu",
+    "triton": "fastsample.backends.triton",
     "reference": "fastsample.reference",
 }
 ORDER = {"cpu": ("cpu", "reference")}
-ORDER_ELSEWHERE = ("reference",)
+ORDER_ELSEWHERE = ("triton", "reference")
 _loaded: dict[str, types.ModuleType] = {}
 
 
@@ -81,7 +82,7 @@ def sample(
     position:    int or [B] int64; the token's index in its own sequence
     indices:     None or [B] int64; output b reads logits row indices[b] (many draws from one row)
     out:         None or [B] int64, contiguous, on the device of the logits; receives the tokens
-    backend:     None (the fastest that can run), "cpu" or "reference"
+    backend:     None (the fastest that can run), "cpu", "triton" or "reference"
 
     returns: [B] int64, or with return_stats the pair ([B] int64, Stats)
     raises:  ValueError or TypeError for a bad argument, with the rule, the value, the row and the remedy; ValueError

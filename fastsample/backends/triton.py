@@ -1,0 +1,150 @@
+"""The Triton backend: two launches, no synchronisation, no tensor made beyond a cached workspace."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..contract import CHUNK, Case
+
+name = "triton"
+MAX_VOCAB = 2**20
+CAPACITY = 2048  # candidates that a row's cut may have in memory
+TILE = 8  # chunks of one program of the first kernel
+WARPS = 8  # of the second kernel
+STEPS = {torch.float32: 20, torch.bfloat16: 16, torch.float16: 19}  # bits of a logit's rank that can differ, at most 20
+
+
+def why_not(case: Case) -> str | None:
+    device = case.logits.device
+    if device.type == "cpu":
+        if not _is_interpreting():
+            return "the logits are on the CPU, and Triton needs a GPU; move them there"
+    elif device.type != "cuda":
+        return f"the logits are on {device}, and Triton runs on CUDA and ROCm devices"
+    if case.logits.shape[1] > MAX_VOCAB:
+        return f"the vocabulary must be at most {MAX_VOCAB}, got {case.logits.shape[1]}"
+    if find_spec("triton") is None:
+        return "triton is not installed; pip install triton"
+    if device.type == "cuda" and torch.version.hip is None:
+        major, minor = torch.cuda.get_device_capability(device)
+        if major < 8:
+            return f"the GPU must be of compute capability 8.0 or newer, got {major}.{minor}"
+    return None
+
+
+def _is_interpreting() -> bool:
+    """Whether Triton's interpreter, which runs kernels on CPU tensors, was switched on before triton was imported."""
+    triton = sys.modules.get("triton")
+    return triton is not None and bool(triton.knobs.runtime.interpret)
+
+
+class Workspace(NamedTuple):
+    """Of one device and stream; calls on one stream follow each other, so they can share it."""
+
+    tops: Tensor  # float32, a value a chunk
+    sums: Tensor  # int64
+    listing: Tensor  # int32
+    scratch: Tensor  # float32, `scratch_words` a row
+
+
+_workspaces: dict[tuple[int, int], Workspace] = {}
+_lock = threading.Lock()
+
+
+def first_warps(with_stats: bool) -> int:
+    """Of a program of the first kernel: statistics take twice the registers; half of all warps shall be resident."""
+    return 8 if with_stats else 4
+
+
+def scratch_words(chunks: int) -> int:
+    """float32 words of a row for the moments of its chunks, and after them for candidates of 8 bytes: 64 kB at most."""
+    return max(2 * CAPACITY, -(-3 * chunks // 2) * 2)
+
+
+def _workspace(case: Case, chunks: int) -> Workspace:
+    device, need = case.logits.device, case.rows * chunks
+    need_scratch = case.rows * scratch_words(chunks)
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    # Memory made during a capture belongs to the graph: it must not be kept for calls outside.
+    is_capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    found = None if is_capturing else _workspaces.get((device.index or 0, stream))
+    if found is None or found.tops.numel() < need or found.scratch.numel() < need_scratch:
+        found = Workspace(
+            torch.empty(need, dtype=torch.float32, device=device),
+            torch.empty(need, dtype=torch.int64, device=device),
+            torch.empty(need, dtype=torch.int32, device=device),
+            torch.empty(need_scratch, dtype=torch.float32, device=device),
+        )
+        if not is_capturing:
+            with _lock:
+                _workspaces[device.index or 0, stream] = found
+    return found
+
+
+def sample(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None) -> int | None:
+    """Fill tokens [B] int64 and the tensors of `Stats`; None: how many rows are invalid only the device knows."""
+    device = case.logits.device
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            _launch(case, tokens, stats)
+        return None
+    _launch(case, tokens, stats)
+    return int((tokens < 0).sum())
+
+
+def _launch(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None) -> None:
+    from . import triton_kernels as kernels
+
+    logits = case.logits
+    vocab = logits.shape[1]
+    chunks = -(-vocab // CHUNK)
+    space = _workspace(case, chunks)
+    row = (logits, logits.stride(0), logits.shape[0], vocab, chunks, case.indices)
+    temperature = _pair(case.temperature)
+    words = scratch_words(chunks)
+    columns: tuple[Any, ...] = (None,) * 6 if stats is None else stats
+    kernels.chunk_statistics[case.rows, -(-chunks // TILE)](
+        *row,
+        *temperature,
+        space.tops,
+        space.sums,
+        space.scratch,
+        words,
+        WITH_STATS=stats is not None,
+        TILE=TILE,
+        num_warps=first_warps(stats is not None),
+        enable_fp_fusion=False,
+    )
+    kernels.finish_rows[case.rows,](
+        *row,
+        *temperature,
+        *_pair(case.top_k),
+        *_pair(case.top_p),
+        *_pair(case.min_p),
+        *_pair(case.seed),
+        case.stream,
+        *_pair(case.position),
+        space.tops,
+        space.sums,
+        space.listing,
+        space.scratch,
+        words,
+        tokens,
+        *columns,
+        WITH_STATS=stats is not None,
+        BLOCK=max(16, 1 << (chunks - 1).bit_length()),
+        CAPACITY=CAPACITY,
+        STEPS=STEPS[logits.dtype],
+        num_warps=WARPS,
+        enable_fp_fusion=False,
+    )
+
+
+def _pair(value: float | Tensor) -> tuple[float, Tensor | None]:
+    return (0 if value.dtype != torch.float32 else 0.0, value) if isinstance(value, Tensor) else (value, None)

@@ -1,0 +1,198 @@
+"""Compiled PTX run on the CPU: Triton's kernels ahead of time, nvcc's from the .cu, both on the PTX emulator.
+
+The emulator is a tool beside the checkout (`../shared/tools/ptxemu`, or the folder that FASTSAMPLE_TOOLS names).
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+
+from fastsample.backends import triton as backend
+from fastsample.contract import CHUNK, Case, Stats
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = Path(os.environ.get("FASTSAMPLE_TOOLS", ROOT.parent / "shared" / "tools"))
+EMULATOR = TOOLS / "ptxemu" / "ptxemu.py"
+MISSING = f"the PTX emulator is missing: no {EMULATOR.name} in the tools folder beside the checkout"
+ARCHITECTURES = (80, 90, 120)
+POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
+
+
+@functools.lru_cache(None)
+def emulator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("ptxemu", EMULATOR)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["ptxemu"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+class Compiled(NamedTuple):
+    ptx: str
+    cubin: bytes
+    name: str
+    threads: int
+    shared: int
+    parameters: tuple[str, ...]  # the names that are passed, in order
+
+
+# Argument types of both kernels. `?` marks a pointer that may be absent.
+COMMON = dict(logits="logits", stride="i64", count="i32", vocab="i32", chunks="i32", indices="?*i64")
+COLUMNS = dict(temperature="fp32", top_k="i32", top_p="fp32", min_p="fp32", seed="i64", position="i64")
+STATS = dict(logprob="*fp32", raw_logprob="*fp32", entropy="*fp32", self_certainty="*fp32", kept="*i64", status="*i32")
+TYPES = {
+    **COMMON,
+    **COLUMNS,
+    **{f"{n}_rows": f"?*{t}" for n, t in COLUMNS.items()},
+    **{n: f"?{t}" for n, t in STATS.items()},
+    **dict(stream_rows="?*i64", tops="*fp32", sums="*i64", listing="*i32", scratch="*fp32", moments="*fp32"),
+    **dict(scratch_stride="i32", tokens="*i64"),
+}
+
+
+def compile_kernel(fn, arch: int, dtype: torch.dtype, absent: frozenset[str], warps: int, **constants: Any) -> Compiled:
+    """One of the Triton kernels as PTX and cubin; `absent` names the optional pointers that are None."""
+    return _compile(fn, arch, dtype, absent, warps, tuple(sorted(constants.items())))
+
+
+@functools.lru_cache(None)
+def _compile(fn, arch, dtype, absent, warps, constants) -> Compiled:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature, fixed, attributes, passed = {}, dict(constants), {}, []
+    for i, name in enumerate(fn.arg_names):
+        if name in fixed or name in absent:
+            signature[name] = "constexpr"
+            fixed.setdefault(name, None)
+            continue
+        kind = TYPES[name].lstrip("?")
+        signature[name] = POINTERS[dtype] if kind == "logits" else kind
+        passed.append(name)
+        if signature[name].startswith("*") or name == "stride":
+            attributes[(i,)] = [["tt.divisibility", 16]]
+    source = ASTSource(fn=fn, signature=signature, constexprs=fixed, attrs=attributes)
+    target = GPUTarget("cuda", arch, 32)
+    k = triton.compile(source, target=target, options=dict(num_warps=warps, enable_fp_fusion=False))
+    return Compiled(
+        k.asm["ptx"], k.asm["cubin"], k.metadata.name, k.metadata.num_warps * 32, k.metadata.shared, tuple(passed)
+    )
+
+
+@functools.lru_cache(None)
+def loaded(ptx: str):
+    return emulator().Module(re.sub(r"ldmatrix[^;]*;", _without_ldmatrix, ptx))
+
+
+def _without_ldmatrix(found: re.Match) -> str:
+    """The emulator has no ldmatrix: lane t gets word t % 4 of row t / 4, whose address lane t / 4 + 8 m holds."""
+    inside = re.fullmatch(r"ldmatrix\.sync\.aligned\.m8n8\.x\d\.shared\.b16 \{(.*)\}, \[([^+\]]*)(\+\d+)?\];", found[0])
+    assert inside is not None, found[0]
+    lines = ["{ .reg .b32 %mx<4>;", "mov.u32 %mx0, %tid.x;", "and.b32 %mx1, %mx0, 3;", "shl.b32 %mx1, %mx1, 2;"]
+    lines += ["shr.u32 %mx0, %mx0, 2;", "and.b32 %mx0, %mx0, 7;", f"mov.b32 %mx3, {inside[2]};"]
+    for register in inside[1].split(","):
+        lines += ["shfl.sync.idx.b32 %mx2, %mx3, %mx0, 31, -1;", "add.s32 %mx2, %mx2, %mx1;"]
+        lines += [f"ld.shared.b32 {register.strip()}, [%mx2{inside[3] or ''}];", "add.s32 %mx0, %mx0, 8;"]
+    return "\n".join([*lines, "}"])
+
+
+def absent_of(case: Case, stats: Stats | None) -> frozenset[str]:
+    names = {f"{n}_rows" for n in COLUMNS if not isinstance(getattr(case, n), torch.Tensor)}
+    names |= {"stream_rows"} if case.stream is None else set()
+    names |= {"indices"} if case.indices is None else set()
+    return frozenset(names | (set(STATS) if stats is None else set()))
+
+
+def kernels_of(case: Case, stats: Stats | None, arch: int) -> tuple[Compiled, Compiled]:
+    """Both kernels as `backend.sample` would have them compiled for this call."""
+    from fastsample.backends import triton_kernels as source
+
+    absent, dtype = absent_of(case, stats), case.logits.dtype
+    chunks = -(-case.logits.shape[1] // CHUNK)
+    first = compile_kernel(
+        source.chunk_statistics,
+        arch,
+        dtype,
+        absent,
+        backend.first_warps(stats is not None),
+        WITH_STATS=stats is not None,
+        TILE=backend.TILE,
+    )
+    second = compile_kernel(
+        source.finish_rows,
+        arch,
+        dtype,
+        absent,
+        backend.WARPS,
+        WITH_STATS=stats is not None,
+        BLOCK=max(16, 1 << (chunks - 1).bit_length()),
+        CAPACITY=backend.CAPACITY,
+        STEPS=backend.STEPS[dtype],
+    )
+    return first, second
+
+
+def sample(case: Case, tokens: torch.Tensor, stats: Stats | None, arch: int = 90, seed: int = 1, races: bool = True):
+    """`backend.sample` on the emulator: every finding of both launches."""
+    E = emulator()
+    chunks = -(-case.logits.shape[1] // CHUNK)
+    words = backend.scratch_words(chunks)
+    space = dict(
+        tops=torch.empty(case.rows * chunks, dtype=torch.float32),
+        sums=torch.empty(case.rows * chunks, dtype=torch.int64),
+        scratch=torch.empty(case.rows * words, dtype=torch.float32),
+    )
+    values: dict[str, Any] = dict(
+        logits=E.Const(case.logits),
+        stride=case.logits.stride(0),
+        count=case.logits.shape[0],
+        vocab=case.logits.shape[1],
+        chunks=chunks,
+        indices=case.indices,
+        stream_rows=case.stream,
+        scratch_stride=words,
+        listing=E.Undef(torch.empty(case.rows * chunks, dtype=torch.int32)),
+        tokens=E.Undef(tokens),
+        **({} if stats is None else stats._asdict()),
+    )
+    for n in COLUMNS:
+        value = getattr(case, n)
+        is_column = isinstance(value, torch.Tensor)
+        values[n], values[f"{n}_rows"] = (0, value) if is_column else (value, None)
+        if COLUMNS[n] == "fp32":
+            values[n] = float(values[n])
+    values["moments"] = space["scratch"]
+    first, second = kernels_of(case, stats, arch)
+    findings = []
+    results = []
+    for kernel, grid, is_written in (
+        (first, (case.rows, -(-chunks // backend.TILE)), False),
+        (second, (case.rows,), True),
+    ):
+
+        def argument(name, is_written=is_written):
+            if name in ("tops", "sums", "scratch", "moments"):
+                tensor = space["scratch" if name == "moments" else name]
+                return tensor if is_written else E.Undef(tensor)
+            return values[name]
+
+        module = loaded(kernel.ptx)
+        r = module.launch(
+            module.find(kernel.name), grid=grid, block=(kernel.threads,), args=[argument(n) for n in kernel.parameters],
+            dyn=kernel.shared, races=races, seed=seed,
+        )  # fmt: skip
+        findings += r.findings
+        results.append(r)
+    return findings, results
