@@ -17,6 +17,7 @@ from .prompts import prompt_of
 from .results import Result, Written
 from .rules import rule_of
 from .tally import Rule, Verdict
+from .verifiers import verifier_of
 
 __all__ = ["Event", "Question", "Result", "Settings", "Written", "repeat", "solve", "solve_many"]
 
@@ -62,8 +63,9 @@ def solve(
     suffix: str | None = None,
     stop: tuple[str, ...] = (),
     together: bool = True,
+    prepack: bool = False,
     on_event: OnEvent | None = None,
-    verify: Verify | None = None,
+    verify: Verify | str | None = None,
 ) -> Result:
     """Answer one question by a vote over samples of several temperatures, stopping as soon as the rule allows.
 
@@ -73,7 +75,9 @@ def solve(
     extractor:    text -> answer or None (never votes), or the name of one of `answers`; equal answers are merged
     slots:        the largest number of samples written at once
     together:     start the whole budget at once (least waiting); False starts what the rule may need (fewest tokens)
-    verify:       (question, answer, text) -> score; decides, best first, where the rule did not stop early
+    prepack:      see `generation.Generator`: more memory, faster on a CPU, and the same bits in any batch
+    verify:       (question, answer, text) -> score, or the name of one of `verifiers` ("mean-logprob"); decides, best
+                  first, where the rule did not stop early
     on_event:     called with an `Event` for everything that happens
 
     returns: a `Result`; the same settings and seed give the same one, whatever the batch
@@ -101,6 +105,7 @@ def solve(
         settings=settings,
         extractor=extractor,
         slots=slots,
+        prepack=prepack,
         on_event=on_event,
         verify=verify,
         is_strict=True,
@@ -116,8 +121,9 @@ def solve_many(
     settings: Settings | None = None,
     extractor: str | Extractor = "auto",
     slots: int = 64,
+    prepack: bool = False,
     on_event: OnEvent | None = None,
-    verify: Verify | None = None,
+    verify: Verify | str | None = None,
     is_strict: bool = False,
     generator: Any = None,
 ) -> Iterator[Result]:
@@ -129,21 +135,36 @@ def solve_many(
     """
     settings = settings or Settings()
     settings.plan()
+    if isinstance(verify, str):
+        verify = verifier_of(verify)
     crowd = _Crowd(tokenizer, settings, extractor_of(extractor), on_event, verify, is_strict)
     if generator is None:
-        generator = Generator(model, tokenizer, slots=slots, on_piece=crowd.on_piece if on_event else None)
+        on_piece = crowd.on_piece if on_event else None
+        generator = Generator(model, tokenizer, slots=slots, prepack=prepack, on_piece=on_piece)
     crowd.generator = generator
     yield from crowd.run(iter(questions))
 
 
 def repeat(
-    model: Any, tokenizer: Any, question: str, number: int, *, settings: Settings, extractor: str | Extractor = "auto"
+    model: Any,
+    tokenizer: Any,
+    question: str,
+    number: int,
+    *,
+    settings: Settings,
+    extractor: str | Extractor = "auto",
+    prepack: bool = False,
 ) -> Written:
-    """Write sample `number` of the plan alone: the same text as in the batch in which it was first written."""
+    """Write sample `number` of the plan again, without the others: the same text as in its first batch.
+
+    Without `prepack`, both times, a matrix product may round differently in a batch of another size; that changes a
+    token where the random number falls into the gap, about once in some ten thousand tokens.
+    """
     prompt = _prompt(tokenizer, question, settings)
     inquiry = Inquiry(Question(question), prompt, settings, _reader(extractor_of(extractor)))
-    generator = Generator(model, tokenizer, slots=1)
-    (sample,) = generator.submit([inquiry.request(number)])
+    # Twice, side by side: a batch of one row takes other matrix products than larger ones.
+    generator = Generator(model, tokenizer, slots=2, prepack=prepack)
+    sample, _ = generator.submit([inquiry.request(number)] * 2)
     inquiry.live[number] = sample
     while sample.finish is None:
         generator.step()

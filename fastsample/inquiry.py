@@ -13,6 +13,7 @@ from .prompts import plan_of, stream_of
 from .results import Result, Written, budget_tokens, votes_of
 from .rules import name_of
 from .tally import OPEN, Rule, Tally, Verdict
+from .verifiers import mean_logprob
 from .voting import Majority
 
 Extractor = Callable[[str], str | None]
@@ -209,9 +210,11 @@ class Inquiry:
 
     def _score(self, written: Written) -> float:
         assert self.verify is not None
+        if self.verify is mean_logprob:
+            return written.mean_logprob or 0.0
         score = float(self.verify(self.question.text, written.answer, written.text))
-        if score != score:
-            raise ValueError(f"the verifier returned NaN for sample {written.number}; return a number")
+        if not isfinite(score):
+            raise ValueError(f"the verifier returned {score} for sample {written.number}; return a finite number")
         return score
 
     def _write(self, sample: Sample, answer: str | None) -> Written:

@@ -19,6 +19,11 @@ from .answers import callable_of, canonical
 Verify = Callable[[str, "str | None", str], float]
 
 
+def mean_logprob(question: str, answer: str | None, text: str) -> float:
+    """The model's own score: a text does not hold it, so `consensus` puts in the sample's mean log-probability."""
+    raise ValueError("mean-logprob is known of samples only; give it to consensus.solve")
+
+
 def exact_match(key: str) -> Verify:
     """1.0 where the answer equals `key` in canonical form (0.5 and 1/2 are equal), else 0.0."""
     right = canonical(key)
@@ -115,13 +120,17 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def verifier_of(name: str) -> Verify:
-    """The verifier called `name`: "exact:KEY", "math:KEY", "python:FILE with tests" or "module:function".
+    """The verifier called `name`: "mean-logprob", "exact:KEY", "math:KEY", "python:TESTS.py" or "module:function".
 
     raises: ValueError with the forms there are
     """
+    if name == "mean-logprob":
+        return mean_logprob
     kind, colon, rest = name.partition(":")
     if not colon or not rest:
-        raise ValueError(f"a verifier is exact:KEY, math:KEY, python:TESTS.py or module:function, got {name!r}")
+        raise ValueError(
+            f"a verifier is mean-logprob, exact:KEY, math:KEY, python:TESTS.py or module:function, got {name!r}"
+        )
     if kind == "exact":
         return exact_match(rest)
     if kind == "math":
