@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from html import escape
+from string import ascii_lowercase
 from typing import Any
 
 from .report import Report, Row
@@ -30,7 +31,7 @@ def _svg(draw: Callable[[Any, Report], None], page: Report) -> str:
 
     # Salted ids would make every page of the same run differ; dates likewise.
     with plt.rc_context({"svg.hashsalt": "fastsample", "svg.fonttype": "none", "font.size": 9}):
-        figure, axes = plt.subplots(figsize=(7.2, 3.8), layout="constrained")
+        figure, axes = plt.subplots(figsize=(8.4, 4.2), layout="constrained")
         draw(axes, page)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
@@ -48,13 +49,13 @@ def _accuracy(axes: Any, page: Report) -> None:
             [p.tokens for p in points], [100 * p.accuracy for p in points], style, color=colour, label=f"T = {t:g}"
         )
     axes.plot([p.tokens for p in page.mix], [100 * p.accuracy for p in page.mix], "k--", label="all temperatures")
-    for row in page.rows:
-        axes.plot(row.tokens, 100 * row.accuracy, "x", color="#333333")
-        axes.annotate(row.rule, (row.tokens, 100 * row.accuracy), fontsize=6, xytext=(3, 3), textcoords="offset points")
+    for letter, row in zip(ascii_lowercase, page.rows):
+        place = (row.tokens, 100 * row.accuracy)
+        axes.plot(*place, ls="", marker=f"${letter}$", color="#333333", markersize=6, label=row.rule)
     axes.set_xscale("log")
     axes.set_xlabel("tokens a question")
     axes.set_ylabel("right votes, %")
-    axes.legend(frameon=False, fontsize=7)
+    axes.legend(frameon=False, fontsize=6.5, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def _coverage(axes: Any, page: Report) -> None:

@@ -78,13 +78,14 @@ def test_every_question_comes_back_once_under_every_rule(rule):
 @pytest.mark.model
 @pytest.mark.slow
 def test_a_real_model(embedded):
-    """SmolLM2 votes on a product: Decided elects what the full vote elects, and a sample written alone is the same."""
+    """SmolLM2 votes on a product: waves under Decided elect the full vote's answer with fewer tokens, and a sample
+    written alone is the same."""
     lm, tokenizer = embedded
     settings = Settings((0.0, 0.4, 0.8), 4, max_new_tokens=24)
     question = "Solve the following multiplication: 4 * 1. Give only the result as your final answer."
     kwargs = {"temperatures": settings.temperatures, "samples": 4, "max_new_tokens": 24}
     full = consensus.solve(lm, tokenizer, question, **kwargs)
-    early = consensus.solve(lm, tokenizer, question, rule="decided", **kwargs)
+    early = consensus.solve(lm, tokenizer, question, rule="decided", together=False, **kwargs)
     assert early.answer == full.answer == "4"
     assert early.tokens < full.tokens
     alone = consensus.repeat(lm, tokenizer, question, 5, settings=settings)
