@@ -104,7 +104,7 @@ def attend(query: Tensor, part: TailPart, scale: float, softcap: float | None, s
         m = some.shape[0]
         mask = None if prefix.mask is None else _grow(prefix.mask, G).reshape(1, 1, m * G * n, -1)
         side = some.transpose(0, 1).reshape(1, H_kv, m * G * n, -1)
-        out_p, lse_p = _attend_block(side, prefix.keys, prefix.values, mask, scale, softcap)
+        out_p, lse_p = _attend_block(side, prefix.keys, prefix.values, mask, scale, softcap, is_shared=True)
         out_p = out_p.reshape(H_kv, m, G * n, Dv).transpose(0, 1)
         lse_p = lse_p.reshape(H_kv, m, G * n).transpose(0, 1)
         if prefix.blind is not None:
@@ -141,11 +141,21 @@ def _grow(mask: Tensor | None, G: int) -> Any:
 
 
 def _attend_block(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, softcap: float | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    softcap: float | None,
+    *,
+    is_shared: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """q [b, h, L, D], k [b, h, S, D], v [b, h, S, Dv], S >= 1; returns out [b, h, L, Dv] and lse [b, h, L] float32."""
+    """q [b, h, L, D], k [b, h, S, D], v [b, h, S, Dv], S >= 1; returns out [b, h, L, Dv] and lse [b, h, L] float32.
+
+    is_shared: the L queries belong to many rows, so that L changes with the batch
+    """
     if softcap is None and q.device.type == "cpu" and k.shape[-1] == v.shape[-1] and _flash_is_faster(q, k):
-        return _flash(q, k, v, mask, scale)
+        return _flash(q, k, v, mask, scale, is_shared)
     if q.shape[1] > 1 and q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] > SCORES_AT_ONCE:
         heads = [
             _matmul(q[:, i : i + 1], k[:, i : i + 1], v[:, i : i + 1], mask, scale, softcap) for i in range(q.shape[1])
@@ -154,14 +164,16 @@ def _attend_block(
     return _matmul(q, k, v, mask, scale, softcap)
 
 
-def _flash(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+def _flash(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, is_shared: bool
+) -> tuple[Tensor, Tensor]:
     """The kernel's LSE is not contiguous, its mask must have q's dtype, and an empty K/V would end the process.
 
     It works on 32 queries at a time, and a rest of one to three takes products that round in another way (seen for
     every length from 1 to 200, float32 and bfloat16). A rest of four keeps a row's result the same in every batch.
     """
     L = q.shape[2]
-    if q.shape[0] == 1 and mask is None and 1 <= L % 32 <= 3:
+    if is_shared and mask is None and 1 <= L % 32 <= 3:
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             torch.nn.functional.pad(q, (0, 0, 0, 4 - L % 32)), k, v, scale=scale
         )

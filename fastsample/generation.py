@@ -87,7 +87,7 @@ class Generator:
     on_piece:      called with (sample, piece of its text) as text comes; the pieces of a sample add up to its text
     progress:      called with (tokens read, tokens of the prompt) while a prompt is read
     prepack:       on the CPU, keep a second copy of the linear layers' weights in the layout that is read fastest; a
-                   row's logits are then the same bits in a batch of any size from 2 on
+                   row's logits are then the same bits, and so its text is the same, whatever the batch
     engine:        None = the best that can serve the model
 
     raises: ValueError or TypeError for a model or a request that cannot be served, before anything is started;

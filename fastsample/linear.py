@@ -120,8 +120,8 @@ def _packed(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
             return nn.functional.linear(x, weight, layer.bias)
         if weight._version != version:  # the weights were written to since
             packed, version = _pack(weight), weight._version
-        if x.dtype == torch.float32 and x.numel() == layer.in_features:
-            # One row takes another kernel, whose rounding differs; two rows take the one of all larger batches.
+        if x.numel() == layer.in_features:
+            # One row may take another kernel, whose rounding differs; two take the one of all larger batches.
             two = torch.cat([x.reshape(1, -1)] * 2)
             return _run(two, packed, layer.bias)[:1].reshape(*x.shape[:-1], -1)
         return _run(x, packed, layer.bias)

@@ -22,7 +22,8 @@ def test_same_product(prepack, bias, dtype, rows):
     x = torch.randn(rows, 1, 96, dtype=dtype)
     with torch.inference_mode(), Linears(model, prepack=prepack).fast():
         got = model(x)
-    want = x.double() @ model[0].weight.double().T + (model[0].bias.double() if bias else 0)
+    weight, offset = model[0].weight.detach().double(), model[0].bias.detach().double() if bias else 0
+    want = x.double() @ weight.T + offset
     assert got.shape == (rows, 1, 40)
     assert got.dtype == dtype
     assert float((got - want).abs().max()) <= (1e-5 if dtype == torch.float32 else 3e-2)
