@@ -155,17 +155,20 @@ def by_temperature(page: Report) -> list[tuple[str, ...]]:
     return [
         (
             f"{t:g}",
-            *(f"{100 * x:.1f}" for x in (page.avg[t], p[-1].accuracy, page.coverage.solved[t], page.coverage.only[t])),
+            *(
+                f"{100 * x:.1f}"
+                for x in (page.avg[t], page.own_vote[t], page.coverage.solved[t], page.coverage.only[t])
+            ),
         )
-        for t, p in page.singles.items()
+        for t in page.singles
     ]
 
 
 def incomplete(page: Report) -> str:
     """One sentence on the questions that cannot be replayed."""
     return (
-        f"{page.complete} of {page.questions} questions have an answer to compare with and their whole budget stored; "
-        "rules are replayed on these. A run of the rule majority stores the whole budget."
+        f"Rules can be replayed on {page.complete} of {page.questions} questions: those with an answer to compare with "
+        f"whose whole budget is stored, in a run that does not stop early (this one's rule is {page.config['rule']})."
     )
 
 

@@ -17,6 +17,8 @@ from .results import Written
 from .rules import rule_of
 from .runs import read_config, read_questions, read_results, read_samples
 from .tally import Rule
+from .voting import Majority
+from .weighing import Weighted
 
 RULES = (
     "majority",
@@ -78,6 +80,7 @@ class Report:
     coverage: metrics.Coverage | None = None
     entropies: list[metrics.Entropies] = field(default_factory=list)
     avg: dict[float, float] = field(default_factory=dict)
+    own_vote: dict[float, float] = field(default_factory=dict)
     pass_at: dict[int, float] = field(default_factory=dict)
     verdict: str = ""
 
@@ -104,8 +107,10 @@ def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, str | None], dict[
 
 
 def report_of(folder: Path, rules: Sequence[str] = RULES, *, slots: int | None = None) -> Report:
-    """Replay the rules on the questions of a run whose whole budget is stored (those that a rule cut short are left
-    out: what their other samples would have said, nobody knows).
+    """Replay the rules on the questions of a run whose whole budget is stored.
+
+    Nothing is replayed for a run whose own rule stops early: what the samples it saved would have said, nobody knows,
+    and the questions on which it saved none are the hardest ones.
 
     raises: runs.RunError for a folder without a run
     """
@@ -113,6 +118,8 @@ def report_of(folder: Path, rules: Sequence[str] = RULES, *, slots: int | None =
     settings = settings_of(config)
     budget = len(settings.plan())
     ids = [q for q in keys if keys[q] is not None and len(stored.get(q, {})) == budget]
+    if not isinstance(settings.rule, Majority | Weighted):
+        ids = []
     page = Report(folder, config, len(keys), len(ids), live_costs(folder))
     if not ids:
         return page
@@ -212,6 +219,7 @@ def _temperatures(page: Report, marks: dict[str, list[Mark]], budget: int) -> No
         most = min(len(m) for m in own.values())
         page.singles[t] = metrics.curve(own, range(1, most + 1))
         page.avg[t] = metrics.avg_at_n(own)
+        page.own_vote[t] = metrics.maj_at_n(own)
     page.mix = metrics.mixed(marks, sorted({-(-budget * i // 20) for i in range(1, 21)}))
     page.pass_at = {k: metrics.mean_pass_at_k(marks, k) for k in (1, 2, 4, 8, 16, 32, 64) if k <= budget}
     page.verdict = compare(page, len(marks))

@@ -74,14 +74,16 @@ def _show(page: Report, console: Console) -> None:
 
     from ..plots import HEADS, by_temperature, cells, incomplete, settings_table
 
-    console.print(f"\n[bold]{page.folder}[/bold]  {settings_table(page)[-1][1]}")
+    *settings, (_, cost) = settings_table(page)
+    console.print(f"\n{page.folder}: {cost}", style="bold", markup=False)
+    console.print("  ".join(f"{name} {value}" for name, value in settings), style="dim", markup=False)
     if page.complete < page.questions:
         console.print(incomplete(page), style="yellow")
     if not page.rows:
         return
     table = Table(box=None, header_style="bold")
     for place in NARROW:
-        table.add_column(HEADS[place], justify="left" if place == 0 else "right", no_wrap=place > 0, min_width=4)
+        table.add_column(HEADS[place], justify="right" if place else "left", no_wrap=place > 0, overflow="fold")
     for row in page.rows:
         table.add_row(*(cells(row)[place] for place in NARROW))
     console.print(table)

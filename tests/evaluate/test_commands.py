@@ -223,6 +223,16 @@ def test_the_report_is_one_page_that_needs_no_network(whole, tmp_path):
         assert fetched not in text
 
 
+def test_a_run_that_stopped_early_is_not_replayed(model, asked, tmp_path):
+    """The questions on which a rule saved nothing are the hardest ones: comparing rules on them alone would mislead."""
+    run("evaluate", asked, "-o", tmp_path / "run", "-m", model, *OPTIONS, "--rule", "ahead:k=2")
+    said = run("report", tmp_path / "run", "--json")
+    assert said.exit_code == 0, said.output
+    page = json.loads(said.stdout.splitlines()[0])[0]
+    assert (page["rows"], page["live"]["questions"]) == ([], 10)
+    assert "does not stop early" in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_report_refuses_what_is_no_run(tmp_path):
     """A folder without a run, and a rule that does not exist."""
     assert run("report", tmp_path).exit_code == 2
