@@ -10,6 +10,8 @@ grouped queries cost no copy of K/V.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -206,3 +208,30 @@ def shared_mask(*_: Any, attention_mask: Tensor | None = None, **__: Any) -> Non
 AttentionInterface.register(NAME, shared_attention)
 # Without a mask function of its own, transformers would ignore padding in silence.
 AttentionMaskInterface.register(NAME, shared_mask)
+
+_sharing: list[Any] = []
+
+
+def is_sharing() -> bool:
+    return bool(_sharing)
+
+
+def configs_of(model: Any) -> list[Any]:
+    """The configs in which the model's parts look up their attention implementation."""
+    return list({id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values())
+
+
+@contextmanager
+def sharing(model: Any, configs: Sequence[Any] | None = None) -> Iterator[None]:
+    """Let the model attend through the shared prefix; its own attention implementation is back afterwards."""
+    before = [(c, c._attn_implementation_internal) for c in configs or configs_of(model)]
+    _sharing.append(model)
+    try:
+        for config, _ in before:
+            config._attn_implementation_internal = NAME
+        yield
+    finally:
+        for config, name in before:
+            config._attn_implementation_internal = name
+        _sharing.pop()
+        forget()

@@ -2,6 +2,9 @@
 
 The text of a sample is fixed by (model, prompt, temperature and filters, seed, stream): the randomness of a token comes
 from (seed, stream, position), where position is the token's index in prompt + sample, never from the row or the batch.
+The model's own arithmetic may still round a row differently in another batch, and so turn a draw that stands on the
+edge. On the CPU with `prepack=True` it does not: a row's logits are the same bits alone and in any batch (models that
+take the kernel path of `attention`: no soft-capping, no window shorter than the text).
 """
 
 from __future__ import annotations
@@ -232,7 +235,7 @@ class Generator:
         try:
             yield
         except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            if not isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) and "allocate memory" not in str(error):
                 raise
             asked = [*self.running, *self.waiting[: self.slots - len(self._rows)]]
             plan = plan_for(

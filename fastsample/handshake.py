@@ -84,7 +84,7 @@ def _disagreement(model: Any, kind: Any) -> str | None:
             for row in alive:
                 row.append((3 * row[-1] + step) % vocab)
         want = [_alone(model, text) for text in texts]
-    except torch.OutOfMemoryError:
+    except torch.cuda.OutOfMemoryError:
         raise
     except Exception as error:
         return f"{name} failed under {kind.__name__}: {_first_line(error)}"

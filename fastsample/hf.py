@@ -127,6 +127,8 @@ def generate(
     raises:  ValueError for what a shared prefix cannot give, before anything is generated
     """
     rows = input_ids.shape[0]
+    if rows == 0:
+        raise ValueError("num_return_sequences and the number of prompts must be at least 1, got 0 rows; ask for one")
     mask = _refuse(model, input_ids, generation_config, model_kwargs)
     prompts = [tuple(ids[keep].tolist()) for ids, keep in zip(input_ids, mask.bool())]
     processors = _processors(logits_processor)

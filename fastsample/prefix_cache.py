@@ -7,8 +7,7 @@ that grows by doubling. Rows may have tails of different lengths and prefixes of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,9 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin, DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
 from . import attention
-from .attention import PrefixPart, TailPart
+from .attention import PrefixPart, TailPart, configs_of, sharing
+
+__all__ = ["PrefixLayer", "SharedCache", "SharedPrefix", "configs_of", "plain_cache", "sharing"]
 
 VECTOR = 16  # columns that the CPU's kernels sum side by side
 FIRST_TAIL = 64  # tokens of tail storage a row gets at first; then doubled whenever it is full
@@ -240,7 +241,7 @@ class TailLayer(CacheLayerMixin):
             row = torch.arange(B, device=k.device)[:, None]
             self.keys[row, :, plan.columns] = k.transpose(1, 2)
             self.values[row, :, plan.columns] = v.transpose(1, 2)
-        if not is_sharing():
+        if not attention.is_sharing():
             return self._everything(B, end)
         part = TailPart(
             self.keys[:B, :, plan.lo : plan.stop], self.values[:B, :, plan.lo : plan.stop], plan.mask, self.window
@@ -312,31 +313,3 @@ def _room(storage: Tensor, rows: int, columns: int) -> Tensor:
     larger = storage.new_zeros(max(rows, have_rows), heads, capacity, width)
     larger[:have_rows, :, :have_columns] = storage
     return larger
-
-
-_sharing: list[Any] = []
-
-
-def is_sharing() -> bool:
-    return bool(_sharing)
-
-
-def configs_of(model: Any) -> list[Any]:
-    """The configs in which the model's parts look up their attention implementation."""
-    return list({id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values())
-
-
-@contextmanager
-def sharing(model: Any, configs: Sequence[Any] | None = None) -> Iterator[None]:
-    """Let the model attend through the shared prefix; its own attention implementation is back afterwards."""
-    before = [(c, c._attn_implementation_internal) for c in configs or configs_of(model)]
-    _sharing.append(model)
-    try:
-        for config, _ in before:
-            config._attn_implementation_internal = attention.NAME
-        yield
-    finally:
-        for config, name in before:
-            config._attn_implementation_internal = name
-        _sharing.pop()
-        attention.forget()

@@ -163,6 +163,7 @@ def test_custom_generate_honours_stopping_criteria(model):
     [
         ({"temperatures": [1.0, 1.0, 1.0]}, "rows or for each of num_return_sequences = 2, got 3"),
         ({"streams": [1]}, "streams must have one value for each of the 4 rows, got 1"),
+        ({"num_return_sequences": 0}, "must be at least 1, got 0 rows"),
         ({"num_beams": 2}, "num_beams = 2"),
         ({"output_logits": True, "return_dict_in_generate": True}, "output_logits is not kept"),
         ({"do_sample": True, "typical_p": 0.5}, "TypicalLogitsWarper"),
