@@ -31,6 +31,9 @@ def solve(
     dtype: str = _model("float32, bfloat16 or float16. Left out: as the model is stored."),
     device: str = _model("cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.", "auto"),
     slots: int = _model("The largest number of samples written at once.", 64),
+    prepack: bool = typer.Option(
+        False, "--prepack", help="Keep packed copies of the weights: faster on a CPU.", rich_help_panel="Model"
+    ),
     system: str = _question("A system prompt, for models that take one."),
     prompt_template: str = _question("Text with {question} in it, put around the question."),
     step_by_step: bool = typer.Option(
@@ -90,6 +93,7 @@ def solve(
                     system=system,
                     suffix=STEP_BY_STEP if step_by_step else None,
                     together=not waves,
+                    prepack=prepack,
                     on_event=board,
                 )
     except KeyboardInterrupt:

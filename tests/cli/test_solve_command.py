@@ -75,6 +75,15 @@ def test_a_rule_stops_early_and_says_so(tiny_folder):
     assert "10% of the full budget's tokens" in done.output
 
 
+def test_prepacked_weights_give_the_same_samples(tiny_folder):
+    """--prepack changes the speed and no text of this model."""
+    plain, packed = (
+        [s["text"] for s in json.loads(run("2 + 2?", "-m", tiny_folder, "--json", *more).stdout)["samples"]]
+        for more in ((), ("--prepack",))
+    )
+    assert plain == packed
+
+
 def test_filters_reach_the_sampler(tiny_folder):
     """top_k 1 leaves one token, so that every temperature answers as temperature 0 does."""
     done = run("2 + 2?", "-m", tiny_folder, "--temperatures", "1.5,2", "--samples", 15, "--top-k", 1)
