@@ -128,7 +128,7 @@ def generate(
     """
     rows = input_ids.shape[0]
     if rows == 0:
-        raise ValueError("num_return_sequences and the number of prompts must be at least 1, got 0 rows; ask for one")
+        raise ValueError("input_ids must have at least one row, got 0; ask for one sample at least")
     mask = _refuse(model, input_ids, generation_config, model_kwargs)
     prompts = [tuple(ids[keep].tolist()) for ids, keep in zip(input_ids, mask.bool())]
     processors = _processors(logits_processor)

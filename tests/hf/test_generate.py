@@ -163,7 +163,6 @@ def test_custom_generate_honours_stopping_criteria(model):
     [
         ({"temperatures": [1.0, 1.0, 1.0]}, "rows or for each of num_return_sequences = 2, got 3"),
         ({"streams": [1]}, "streams must have one value for each of the 4 rows, got 1"),
-        ({"num_return_sequences": 0}, "must be at least 1, got 0 rows"),
         ({"num_beams": 2}, "num_beams = 2"),
         ({"output_logits": True, "return_dict_in_generate": True}, "output_logits is not kept"),
         ({"do_sample": True, "typical_p": 0.5}, "TypicalLogitsWarper"),
@@ -179,3 +178,10 @@ def test_custom_generate_refuses(model, options, message):
         model.generate(
             **{**ids(PROMPT, PROMPT), "num_return_sequences": 2, "custom_generate": shared, **SEVERAL, **options}
         )
+
+
+def test_custom_generate_refuses_no_rows(model):
+    """No sample asked for is an error, not an empty answer."""
+    nothing = torch.zeros(0, 4, dtype=torch.long)
+    with pytest.raises(ValueError, match="at least one row, got 0"):
+        shared(model, nothing, LogitsProcessorList(), StoppingCriteriaList(), model.generation_config)
