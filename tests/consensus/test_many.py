@@ -75,6 +75,20 @@ def test_every_question_comes_back_once_under_every_rule(rule):
         assert {n: r.answer for n, r in results.items()} == {n: r.answer for n, r in full.items()}
 
 
+def test_idle_slots_at_the_end_are_lent():
+    """Votes that never agree, 10 tokens each: one question alone goes in waves, the last two of a run fill it."""
+    scattered = {n: Written(n, 1.0, n, n, "", str(n), 10, "eos") for n in range(32)}
+    steps = []
+    for questions in (1, 2):
+        generator = StoredGenerator([scattered] * questions, slots=64)
+        settings = Settings((1.0,), 32, rule_of("ahead"))
+        results = dict(replay([scattered] * questions, settings, settings.rule, generator=generator))
+        assert all(r.tokens == 320 for r in results.values())
+        steps.append(generator.steps)
+    assert steps[0] > 5 * 9
+    assert steps[1] == 9
+
+
 @pytest.mark.model
 @pytest.mark.slow
 def test_a_real_model(embedded):
