@@ -2,10 +2,13 @@
 
 import os
 import platform
+import shutil
+import subprocess
 
 from pybind11.setup_helpers import Pybind11Extension
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 # -ffp-contract=off: the contract says where a multiply-add is fused, the compiler must not.
@@ -20,14 +23,28 @@ INSTRUCTION_SETS = (
     else {"csrc/cpu/row_neon.cpp": ["-march=armv8-a"]}
 )
 HEADERS = [
-    os.path.join(folder, file) for folder, _, files in os.walk("csrc") for file in sorted(files) if file.endswith(".h")
+    os.path.join(folder, file)
+    for folder, _, files in os.walk("csrc")
+    for file in sorted(files)
+    if file.endswith((".h", ".cuh"))
 ]
 
 
-class BuildPerInstructionSet(build_ext):
-    """Compiles each row worker with the flags of its own instruction set, then links them into the one module."""
+NVCC = shutil.which("nvcc") or shutil.which("nvcc", path=os.path.join(os.environ.get("CUDA_HOME", ""), "bin"))
+ARCHITECTURES = ("80", "86", "89", "90a", "100a", "120")  # and PTX of the last
+NVCC_FLAGS = [
+    *("-std=c++17", "-O3", "--fmad=false", "-Xcompiler", "-fPIC,-fvisibility=hidden", "--threads", "0"),
+    *(f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES[:-1]),
+    f"-gencode=arch=compute_{ARCHITECTURES[-1]},code=[sm_{ARCHITECTURES[-1]},compute_{ARCHITECTURES[-1]}]",
+]
+
+
+class Build(build_ext):
+    """Compiles each row worker with the flags of its own instruction set, and what is CUDA with nvcc."""
 
     def build_extension(self, extension):
+        if extension.name == "fastsample._cuda":
+            return self.build_cuda(extension)
         objects = []
         for source, flags in INSTRUCTION_SETS.items():
             objects += self.compiler.compile(
@@ -35,18 +52,41 @@ class BuildPerInstructionSet(build_ext):
             )
         extension.extra_objects = objects
         super().build_extension(extension)
+        return None
 
-
-setup(
-    ext_modules=[
-        Pybind11Extension(
-            "fastsample._cpu",
-            ["csrc/bind_cpu.cpp", "csrc/cpu/dispatch.cpp", "csrc/cpu/threads.cpp"],
-            cxx_std=17,
-            extra_compile_args=FLAGS,
-            extra_link_args=["-pthread"],
-            depends=HEADERS,
+    def build_cuda(self, extension):
+        """nvcc links as well: it knows where its static runtime is, and the module then needs no other library."""
+        os.makedirs(self.build_temp, exist_ok=True)
+        target = self.get_ext_fullpath(extension.name)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        kernel = os.path.join(self.build_temp, "sample_cuda.o")
+        macro = ("FASTSAMPLE_ARCHITECTURES", f'"{" ".join(ARCHITECTURES)}"')
+        binding = self.compiler.compile(
+            ["csrc/bind_cuda.cpp"],
+            output_dir=self.build_temp,
+            macros=[macro],
+            include_dirs=extension.include_dirs,
+            extra_postargs=FLAGS,
         )
-    ],
-    cmdclass={"build_ext": BuildPerInstructionSet},
-)
+        try:
+            subprocess.run([NVCC, *NVCC_FLAGS, "-c", "csrc/cuda/sample.cu", "-o", kernel], check=True)
+            subprocess.run([NVCC, "-shared", "--cudart", "static", kernel, *binding, "-o", target], check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise CompileError(f"the CUDA backend was left out: {error}") from error  # the extension is optional
+
+
+extensions = [
+    Pybind11Extension(
+        "fastsample._cpu",
+        ["csrc/bind_cpu.cpp", "csrc/cpu/dispatch.cpp", "csrc/cpu/threads.cpp"],
+        cxx_std=17,
+        extra_compile_args=FLAGS,
+        extra_link_args=["-pthread"],
+        depends=HEADERS,
+    )
+]
+if NVCC and platform.system() == "Linux":
+    cuda = ["csrc/bind_cuda.cpp", "csrc/cuda/sample.cu"]
+    extensions.append(Pybind11Extension("fastsample._cuda", cuda, cxx_std=17, optional=True, depends=HEADERS))
+
+setup(ext_modules=extensions, cmdclass={"build_ext": Build})

@@ -85,6 +85,37 @@ FASTSAMPLE_FN int32_t weight(float x, float chunk_top, float c) {
   return static_cast<int32_t>(w.p * exponent(w.r + kWeightBits));
 }
 
+FASTSAMPLE_FN uint32_t bits_of(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+FASTSAMPLE_FN float of_bits(uint32_t bits) {
+  float x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+// 2^z * 2^Shift without float64, for z >= -100 and a normal result: the magic number that rounds z also leaves the
+// exponent, with the shift in it, in the low bits of t.
+template <int Shift>
+FASTSAMPLE_FN float scaled_pow2(float z) {
+  const float magic = 0x1.8p23f + Shift;
+  const float t = plus(z, magic), f = plus(z, -plus(t, -magic));
+  float p = fused(kA5, f, kA4);
+  p = fused(p, f, kA3);
+  p = fused(p, f, kA2);
+  p = fused(p, f, kA1);
+  p = fused(p, f, 1.0f);
+  return of_bits(bits_of(p) + (bits_of(t) << 23));
+}
+
+// The same as `weight`, in float32 and int32 alone.
+FASTSAMPLE_FN int32_t light_weight(float x, float chunk_top, float c) {
+  const float z = below(x, chunk_top, c);
+  return static_cast<int32_t>(scaled_pow2<kWeightBits>(z > kLowestZ ? z : kLowestZ));
+}
+
 // A chunk's scale relative to the row's maximum; 0 where the chunk has no finite logit.
 FASTSAMPLE_FN double chunk_scale(float chunk_top, float row_top, float c) {
   if (!(chunk_top >= -kLargest)) return 0;

@@ -16,10 +16,11 @@ from .contract import Case, IntParameter, Parameter, Stats, raise_for_invalid
 BACKENDS = {
     "cpu": "fastsample.backends.cpu",
     "triton": "fastsample.backends.triton",
+    "cuda": "fastsample.backends.cuda",
     "reference": "fastsample.reference",
 }
 ORDER = {"cpu": ("cpu", "reference")}
-ORDER_ELSEWHERE = ("triton", "reference")
+ORDER_ELSEWHERE = ("cuda", "triton", "reference")
 _loaded: dict[str, types.ModuleType] = {}
 
 
@@ -82,7 +83,7 @@ def sample(
     position:    int or [B] int64; the token's index in its own sequence
     indices:     None or [B] int64; output b reads logits row indices[b] (many draws from one row)
     out:         None or [B] int64, contiguous, on the device of the logits; receives the tokens
-    backend:     None (the fastest that can run), "cpu", "triton" or "reference"
+    backend:     None (the fastest that can run), "cpu", "cuda", "triton" or "reference"
 
     returns: [B] int64, or with return_stats the pair ([B] int64, Stats)
     raises:  ValueError or TypeError for a bad argument, with the rule, the value, the row and the remedy; ValueError

@@ -1,0 +1,77 @@
+// What a block of 256 threads does together: sums, maxima, prefix sums. Every function is called by all of its threads.
+#pragma once
+
+#include "../args.h"
+#include "../contract.h"
+
+namespace fastsample::cuda {
+
+constexpr int kThreads = 256, kWarps = kThreads / 32;
+constexpr unsigned kAll = 0xffffffffu;
+
+static __device__ __forceinline__ int lane_of() { return static_cast<int>(threadIdx.x) & 31; }
+static __device__ __forceinline__ int warp_of() { return static_cast<int>(threadIdx.x) >> 5; }
+
+struct Add {
+  template <class T>
+  __device__ T operator()(T a, T b) const {
+    return a + b;
+  }
+};
+struct Larger {
+  template <class T>
+  __device__ T operator()(T a, T b) const {
+    return b > a ? b : a;
+  }
+};
+struct Smaller {
+  template <class T>
+  __device__ T operator()(T a, T b) const {
+    return b < a ? b : a;
+  }
+};
+
+template <class T, class F>
+static __device__ __forceinline__ T warp_reduce(T v, F f) {
+  for (int d = 16; d; d >>= 1) v = f(v, __shfl_xor_sync(kAll, v, d));
+  return v;
+}
+
+template <class T, class F>
+static __device__ __forceinline__ T block_reduce(T v, F f) {
+  __shared__ T partial[kWarps];
+  v = warp_reduce(v, f);
+  if (lane_of() == 0) partial[warp_of()] = v;
+  __syncthreads();
+  v = partial[0];
+  for (int w = 1; w < kWarps; ++w) v = f(v, partial[w]);
+  __syncthreads();  // the next call writes `partial`
+  return v;
+}
+template <class T>
+static __device__ __forceinline__ T block_sum(T v) {
+  return block_reduce(v, Add());
+}
+
+// The sum of v over the threads before this one.
+template <class T>
+static __device__ __forceinline__ T block_before(T v) {
+  __shared__ T partial[kWarps];
+  T sum = v;
+  for (int d = 1; d < 32; d <<= 1) {
+    const T other = __shfl_up_sync(kAll, sum, d);
+    if (lane_of() >= d) sum += other;
+  }
+  if (lane_of() == 31) partial[warp_of()] = sum;
+  __syncthreads();
+  for (int w = 0; w < warp_of(); ++w) sum += partial[w];
+  __syncthreads();
+  return sum - v;
+}
+
+// float64 arithmetic of a few scalars a row.
+static __device__ __forceinline__ double logarithm(double x) { return log(x); }
+static __device__ __forceinline__ double exponential(double x) { return exp(x); }
+static __device__ __forceinline__ double quotient(double a, double b) { return a / b; }
+
+}  // namespace fastsample::cuda

@@ -1,0 +1,111 @@
+// A row of logits as float32, and its order as integer keys.
+#pragma once
+
+#include "block.cuh"
+
+namespace fastsample::cuda {
+
+constexpr float kNever = -__builtin_inff();
+
+static __device__ __forceinline__ float from_bfloat16(uint32_t bits) { return of_bits(bits << 16); }
+
+// Exact: subnormals are scaled by a power of two, infinities and NaNs keep theirs.
+static __device__ __forceinline__ float from_float16(uint32_t bits) {
+  const uint32_t magnitude = (bits & 0x7fffu) << 13;
+  const float finite = times(of_bits(magnitude), 0x1p112f);
+  const uint32_t special = (bits & 0x7c00u) == 0x7c00u ? 0x7f800000u | magnitude : bits_of(finite);
+  return of_bits(special | (bits & 0x8000u) << 16);
+}
+
+template <Dtype D>
+struct Logits;
+template <>
+struct Logits<Dtype::kFloat32> {
+  using Element = float;
+  static constexpr int kVector = 4;  // elements of 16 bytes
+  static __device__ __forceinline__ float at(const float* p) { return *p; }
+  static __device__ __forceinline__ void unpack(uint4 v, float* x) {
+    x[0] = of_bits(v.x), x[1] = of_bits(v.y), x[2] = of_bits(v.z), x[3] = of_bits(v.w);
+  }
+};
+template <Dtype D>
+struct HalfLogits {
+  using Element = uint16_t;
+  static constexpr int kVector = 8;
+  static __device__ __forceinline__ float wide(uint32_t bits) {
+    return D == Dtype::kBfloat16 ? from_bfloat16(bits) : from_float16(bits);
+  }
+  static __device__ __forceinline__ float at(const uint16_t* p) { return wide(*p); }
+  static __device__ __forceinline__ void unpack(uint4 v, float* x) {
+    const uint32_t words[4] = {v.x, v.y, v.z, v.w};
+    for (int i = 0; i < 4; ++i) {
+      x[2 * i] = wide(words[i] & 0xffffu);
+      x[2 * i + 1] = wide(words[i] >> 16);
+    }
+  }
+};
+template <>
+struct Logits<Dtype::kBfloat16> : HalfLogits<Dtype::kBfloat16> {};
+template <>
+struct Logits<Dtype::kFloat16> : HalfLogits<Dtype::kFloat16> {};
+
+// A key orders a row by (logit descending, index ascending): the logit's rank, then the index from behind.
+constexpr int kIndexBits = 20;
+constexpr int64_t kIndexMask = (1 << kIndexBits) - 1;
+constexpr int64_t kMaxVocab = 1 << kIndexBits;
+constexpr int64_t kLowestKey = -2139095040LL * (1 << kIndexBits);  // behind every token of -FLT_MAX
+
+static __device__ __forceinline__ int32_t rank_of(float x) {  // -0 and +0 are one value
+  const int32_t bits = static_cast<int32_t>(bits_of(x == 0 ? 0.0f : x));
+  return bits < 0 ? bits ^ 0x7fffffff : bits;
+}
+static __device__ __forceinline__ float at_rank(int64_t r) {  // no token has rank -1 (-0); it stands for +0
+  const int32_t rank = r == -1 ? 0 : static_cast<int32_t>(r);
+  return of_bits(static_cast<uint32_t>(rank < 0 ? rank ^ 0x7fffffff : rank));
+}
+static __device__ __forceinline__ int64_t key_before(float x) {
+  return static_cast<int64_t>(rank_of(x)) * (1 << kIndexBits);
+}
+static __device__ __forceinline__ int64_t key_of(float x, int i) { return key_before(x) + (i ^ kIndexMask); }
+
+// A key taken apart: tokens at or before it are those of x > value, and of x == value up to `last`.
+struct Edge {
+  float value;
+  int last;
+  __device__ explicit Edge(int64_t key)
+      : value(at_rank(key >> kIndexBits)),
+        last(static_cast<int>((key >> kIndexBits) == -1 ? kIndexMask : (key & kIndexMask) ^ kIndexMask)) {}
+  __device__ __forceinline__ bool reaches(float x, int i) const { return x > value || (x == value && i <= last); }
+};
+
+// A row's place, and what is known of its chunks.
+template <Dtype D>
+struct Row {
+  const typename Logits<D>::Element* x;
+  int vocab, chunks;
+  float factor;
+  float* tops;     // [chunks]
+  int64_t* sums;   // [chunks]: of the weights, later of the kept ones
+  float* moments;  // [3][chunks]
+  float top = 0;
+
+  __device__ __forceinline__ float at(int i) const { return i < vocab ? Logits<D>::at(x + i) : kNever; }
+  __device__ __forceinline__ double scale(int j) const { return scale_of(tops[j]); }
+  // chunk_scale without float64 but for the result.
+  __device__ __forceinline__ double scale_of(float chunk_top) const {
+    if (!(chunk_top > kNever)) return 0;
+    const float z = below(chunk_top, top, factor);
+    return static_cast<double>(scaled_pow2<0>(z > kLowestS ? z : kLowestS));
+  }
+  __device__ __forceinline__ int64_t mass_of(int64_t weights, int j) const {
+    return mass(static_cast<double>(weights), scale(j));
+  }
+  __device__ int64_t total_mass() const {
+    int64_t sum = 0;
+#pragma unroll 1
+    for (int j = static_cast<int>(threadIdx.x); j < chunks; j += kThreads) sum += mass_of(sums[j], j);
+    return block_sum(sum);
+  }
+};
+
+}  // namespace fastsample::cuda

@@ -1,0 +1,52 @@
+// Instantiates the kernel for every dtype, and launches it.
+#include <cuda_runtime.h>
+
+#include "kernel.cuh"
+
+namespace fastsample::cuda {
+
+template <Dtype D, bool WithStats>
+static cudaError_t launch(const Call& call, int64_t count, const Workspace& space, cudaStream_t stream) {
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(call.rows * space.splits));
+  config.blockDim = dim3(kThreads);
+  config.stream = stream;
+  int device = 0, major = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  if (error != cudaSuccess) return error;
+  config.attrs = &attribute;
+  config.numAttrs = major >= 9 ? 1 : 0;  // the kernel waits for the launch before it by itself, from sm_90 on
+  return cudaLaunchKernelEx(&config, sample_kernel<D, WithStats>, call, count, space);
+}
+
+template <Dtype D>
+static cudaError_t launch_for(const Call& call, int64_t count, const Workspace& space, cudaStream_t stream) {
+  return call.stats.logprob ? launch<D, true>(call, count, space, stream)
+                            : launch<D, false>(call, count, space, stream);
+}
+
+int splits_for(int64_t rows, int64_t vocab, int multiprocessors) {
+  const int64_t wanted = (4 * static_cast<int64_t>(multiprocessors) + rows - 1) / rows;
+  const int64_t most = vocab / 4096 > 1 ? vocab / 4096 : 1;  // a block takes 4,096 tokens at a time
+  return static_cast<int>(wanted < most ? wanted : most);
+}
+
+int sample(const Call& call, int64_t count, const Workspace& space, void* stream) {
+  const auto on = static_cast<cudaStream_t>(stream);
+  switch (call.dtype) {
+    case Dtype::kFloat32:
+      return launch_for<Dtype::kFloat32>(call, count, space, on);
+    case Dtype::kBfloat16:
+      return launch_for<Dtype::kBfloat16>(call, count, space, on);
+    default:
+      return launch_for<Dtype::kFloat16>(call, count, space, on);
+  }
+}
+
+const char* error_name(int code) { return cudaGetErrorString(static_cast<cudaError_t>(code)); }
+
+}  // namespace fastsample::cuda

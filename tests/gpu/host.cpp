@@ -1,0 +1,69 @@
+// The CUDA kernel as host C++: reads calls from stdin, writes tokens, kept counts and statuses to stdout. The kernels'
+// source is the product's; a fiber per CUDA thread runs it, under whatever sanitizer this file is compiled with.
+#include "cuda_on_host.h"
+// clang-format off
+#include "csrc/cuda/kernel.cuh"
+// clang-format on
+#include <cstdio>
+#include <vector>
+
+using namespace fastsample;
+
+template <class T>
+static std::vector<T> take(size_t n) {
+  std::vector<T> v(n);
+  if (n && fread(v.data(), sizeof(T), n, stdin) != n) exit(3);
+  return v;
+}
+
+template <Dtype D>
+static void launch(const Call& call, int64_t count, const cuda::Workspace& space, bool with_stats, uint64_t seed) {
+  const dim3 grid(static_cast<unsigned>(call.rows * space.splits)), block(cuda::kThreads);
+  if (with_stats) {
+    emu::launch(grid, block, dim3(1), 0, [=] { cuda::sample_row<D, true>(call, count, space); }, seed);
+  } else {
+    emu::launch(grid, block, dim3(1), 0, [=] { cuda::sample_row<D, false>(call, count, space); }, seed);
+  }
+}
+
+int main() {
+  while (true) {
+    int64_t head[7];  // dtype, count, vocab, rows, splits, seed of the schedule, with statistics
+    if (fread(head, sizeof head, 1, stdin) != 1) return 0;
+    const Dtype dtype = static_cast<Dtype>(head[0]);
+    const int64_t count = head[1], vocab = head[2], rows = head[3], chunks = (vocab + kChunk - 1) / kChunk;
+    const size_t size = dtype == Dtype::kFloat32 ? 4 : 2, n = static_cast<size_t>(rows);
+    const auto logits =
+        take<unsigned char>(static_cast<size_t>(count * vocab) * size);  // its exact size: ASan sees a step beyond
+    const auto temperature = take<float>(n), top_p = take<float>(n), min_p = take<float>(n);
+    const auto top_k = take<int32_t>(n);
+    const auto seed = take<int64_t>(n), stream = take<int64_t>(n), position = take<int64_t>(n),
+               indices = take<int64_t>(n);
+    std::vector<int64_t> tokens(n, -2), kept(n, -2), sums(n * static_cast<size_t>(chunks));
+    std::vector<int32_t> status(n, -2);
+    std::vector<float> floats(4 * n), tops(sums.size()), moments(3 * sums.size());
+    std::vector<unsigned> ticket(n, 0);
+    Call call = {};
+    call.logits = logits.data(), call.dtype = dtype, call.rows = rows, call.vocab = vocab, call.row_stride = vocab;
+    call.temperature = {0, temperature.data()}, call.top_k = {0, top_k.data()};
+    call.top_p = {0, top_p.data()}, call.min_p = {0, min_p.data()};
+    call.seed = {0, seed.data()}, call.stream = stream.data(), call.position = {0, position.data()};
+    call.indices = indices.data(), call.tokens = tokens.data();
+    if (head[6]) {
+      call.stats = {floats.data(),         floats.data() + n, floats.data() + 2 * n,
+                    floats.data() + 3 * n, kept.data(),       status.data()};
+    }
+    const cuda::Workspace space = {tops.data(), sums.data(), moments.data(), ticket.data(), static_cast<int>(head[4])};
+    const uint64_t schedule = static_cast<uint64_t>(head[5]);
+    if (dtype == Dtype::kFloat32) launch<Dtype::kFloat32>(call, count, space, head[6], schedule);
+    if (dtype == Dtype::kBfloat16) launch<Dtype::kBfloat16>(call, count, space, head[6], schedule);
+    if (dtype == Dtype::kFloat16) launch<Dtype::kFloat16>(call, count, space, head[6], schedule);
+    for (const unsigned t : ticket) {
+      if (t != 0) return 4;  // a ticket that did not reset itself
+    }
+    fwrite(tokens.data(), sizeof(int64_t), n, stdout);
+    fwrite(kept.data(), sizeof(int64_t), n, stdout);
+    fwrite(floats.data(), sizeof(float), floats.size(), stdout);
+    fflush(stdout);
+  }
+}
