@@ -235,6 +235,7 @@ def measure_end_to_end(peer: str, P: int, N: int, T: int, dtype: str, prepack: b
         start = time.process_time()
         if peer == "shared":
             generator = Generator(model, None, slots=N, prepack=prepack)
+            assert generator.engine.is_shared
             generator.submit(
                 Request(tuple(prompt), temperature=TEMPERATURES[i % 4], top_p=0.9, stream=i, max_new_tokens=T, eos=())
                 for i in range(N)

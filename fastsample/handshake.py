@@ -16,10 +16,13 @@ from .engine import Engine, ExpandedEngine, RepeatedEngine, SharedEngine
 from .prefix_cache import SHAREABLE, plain_cache
 
 LADDER = (SharedEngine, ExpandedEngine, RepeatedEngine)
-# The largest difference that passes, as a share of the range of the logits. Attention that misses the prefix is off by
-# more than a tenth of the range, rounding by 1e-6 (float32) to 1e-2 (bfloat16).
-TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
-LOW_PRECISION = 3e-2
+# The largest difference that passes, as a share of the range of the logits: attention that misses the prefix is off by
+# more than a tenth, rounding by 1e-6.
+TOLERANCE = 1e-3
+# In bfloat16 and float16 single logits are off by as much through rounding alone, so that the root mean square counts,
+# as a share of that of the logits. In bfloat16: SmolLM2-135M 0.1, forty tiny architectures 0.01 (one whose experts flip
+# 0.2); all of them with the tail alone 0.7 to 2.
+LOW_PRECISION = 0.4
 
 _objections: weakref.WeakKeyDictionary[Any, dict[type, str | None]] = weakref.WeakKeyDictionary()
 
@@ -91,11 +94,14 @@ def _disagreement(model: Any, kind: Any) -> str | None:
     finally:
         model.train(was_training)
     a, b = torch.stack(got).float(), torch.stack(want).float()
-    allowed = TOLERANCE.get(want[0].dtype, LOW_PRECISION)
-    share = float((a - b).abs().max() / (b.max() - b.min()))
+    if want[0].dtype in (torch.float32, torch.float64):
+        share, allowed = float((a - b).abs().max() / (b.max() - b.min())), TOLERANCE
+    else:
+        spread = b - b.mean(1, keepdim=True)
+        share, allowed = float((a - b).square().mean().sqrt() / spread.square().mean().sqrt()), LOW_PRECISION
     if share <= allowed:  # written so that NaN fails
         return None
-    return f"{name} comes out different under {kind.__name__}: by {share:.1g} of the range of its logits"
+    return f"{name} comes out different under {kind.__name__}: by {share:.1g} of the size of its logits"
 
 
 def _alone(model: Any, text: Sequence[int]) -> torch.Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from drive import drive, errors, prompts_of
@@ -49,10 +51,18 @@ def test_windows_of_any_size(window):
     check("mistral", 40, sliding_window=window)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", SHARE)
-def test_why_not_has_no_objection(name):
-    """The handshake lets every architecture of the list through."""
-    assert why_not(tiny(name)) is None
+def test_why_not_has_no_objection(name, dtype):
+    """The handshake lets every architecture of the list through; coarse rounding is no objection."""
+    assert why_not(tiny(name, dtype)) is None
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_why_not_has_no_objection_to_a_real_model(embedded, dtype):
+    """A trained model's bfloat16 logits are further off than a tiny one's, and still it shares."""
+    assert why_not(copy.deepcopy(embedded[0]).to(dtype)) is None
 
 
 @pytest.mark.parametrize("name", FALL_BACK)
@@ -93,6 +103,13 @@ def tail_alone(out_a, lse_a, out_b, lse_b):
 
 def halves(out_a, lse_a, out_b, lse_b):
     return (out_a.float() + out_b.float()) / 2
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "cohere2", "gpt_oss"])
+def test_broken_merge_in_bfloat16_is_refused(name, monkeypatch):
+    """The handshake's wider bound for coarse rounding still refuses the tail alone."""
+    monkeypatch.setattr(attention, "merge", tail_alone)
+    assert "comes out different" in why_not(tiny(name, torch.bfloat16))
 
 
 @pytest.mark.parametrize("broken", [tail_alone, halves])
