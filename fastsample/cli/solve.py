@@ -48,6 +48,10 @@ def solve(
     seed: int = _sampling("The same seed gives the same samples.", 0),
     rule: str = _vote("When to stop: majority, beta, ahead:k=4, two-stage, ...", "majority"),
     extractor: str = _vote("How an answer is read: auto, boxed, number, choice, ...", "auto"),
+    verify: str = _vote(
+        "Score every sample, the best decides a vote that did not stop early: mean-logprob, exact:KEY, math:KEY, "
+        "python:TESTS.py or module:function."
+    ),
     waves: bool = typer.Option(
         False, "--waves", help="Start only the samples that the rule may need: fewer tokens.", rich_help_panel="Vote"
     ),
@@ -72,6 +76,7 @@ def solve(
                 samples=samples,
                 rule=rule,
                 extractor=extractor,
+                verify=verify,
                 top_k=top_k,
                 top_p=top_p,
                 min_p=min_p,
@@ -124,6 +129,7 @@ def _checked(**settings: Any) -> dict[str, Any]:
     from ..generation import Request
     from ..inquiry import Settings
     from ..rules import rule_of
+    from ..verifiers import verifier_of
 
     if settings["slots"] < 1:
         raise ValueError(f"slots must be at least 1, got {settings['slots']}; 64 is the default")
@@ -133,6 +139,7 @@ def _checked(**settings: Any) -> dict[str, Any]:
     if template is not None and "{question}" not in template:
         raise ValueError(f"the prompt template must contain {{question}}, got {template!r}")
     extractor_of(settings["extractor"])
+    settings["verify"] = settings["verify"] and verifier_of(settings["verify"])
     Settings(settings["temperatures"], settings["samples"], rule_of(settings["rule"])).plan()
     names = ("top_k", "top_p", "min_p", "max_new_tokens", "seed")
     for temperature in settings["temperatures"]:

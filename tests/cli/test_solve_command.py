@@ -126,6 +126,7 @@ def test_answers_are_text_and_no_markup(tmp_path):
 
 
 REFUSED = {
+    "--verify nope": "a verifier is mean-logprob, exact:KEY",
     "--samples 0": "samples must be at least 1, got 0",
     "--temperatures 0,a": "temperatures must be numbers with commas between them, got '0,a'",
     "--temperatures -1": "a temperature must be a finite number of at least 0, got -1.0",
@@ -143,6 +144,15 @@ REFUSED = {
     "--dtype int8": "dtype must be a floating-point type",
     "--device nope": "device must be one that torch can use, got 'nope'",
 }
+
+
+def test_a_verifier_decides_the_full_vote(tiny_folder):
+    """Most samples say 4, the key says 5: the best sample wins."""
+    done = run("2 + 2?", "-m", tiny_folder, "--temperatures", "1", "--samples", "20", "--verify", "exact:5", "--json")
+    result = json.loads(done.stdout)
+    answers = [sample["answer"] for sample in result["samples"]]
+    assert answers.count("4") > answers.count("5") > 0
+    assert result["answer"] == "5"
 
 
 @pytest.mark.parametrize("options", REFUSED)
