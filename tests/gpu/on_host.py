@@ -21,7 +21,7 @@ from .ptx import ROOT, TOOLS
 
 HEADER = TOOLS / "cuda_on_host" / "cuda_on_host.h"
 MISSING = f"the host emulation of CUDA is missing: no {HEADER.name} in the tools folder beside the checkout"
-FLAGS = "-std=c++20 -O1 -g -ffp-contract=off -fno-strict-aliasing -pthread -w".split()
+FLAGS = ["-std=c++20", "-O1", "-g", "-ffp-contract=off", "-fno-strict-aliasing", "-pthread", "-w"]
 
 
 class Answer(NamedTuple):
@@ -32,12 +32,12 @@ class Answer(NamedTuple):
 
 def build(*flags: str, root: Path = ROOT) -> Path:
     """The program, compiled once per source and flags into the temporary folder; `root` holds csrc."""
-    sources = sorted((root / "csrc").rglob("*.*h")) + [ROOT / "tests/gpu/host.cpp", HEADER]
+    sources = [*sorted((root / "csrc").rglob("*.*h")), ROOT / "tests/gpu/host.cpp", HEADER]
     key = hashlib.sha256(b"".join(s.read_bytes() for s in sources) + " ".join(flags).encode()).hexdigest()[:16]
     program = Path(tempfile.gettempdir()) / f"fastsample-on-host-{key}"
     if not program.exists():
         with tempfile.TemporaryDirectory() as folder:
-            # A warp that shuffles while the others wait at a barrier counts as idle there; 64 rounds of that are no deadlock.
+            # A warp that shuffles while the others wait at a barrier counts as idle there, and 64 rounds are soon over.
             patient = HEADER.read_text().replace("++idle > 64", "++idle > 20000")
             Path(folder, HEADER.name).write_text(patient)
             part = Path(folder, "program")

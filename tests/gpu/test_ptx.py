@@ -1,0 +1,69 @@
+"""The compiled PTX of both GPU backends, executed on the CPU: equal to the reference, every finding explained."""
+
+import importlib.util
+import shutil
+
+import pytest
+import torch
+from sampling.cases import vectors
+
+from fastsample.backends import triton as backend
+from fastsample.contract import CHUNK
+
+from . import cuda_ptx, draws, ptx
+
+pytestmark = pytest.mark.skipif(not ptx.EMULATOR.exists(), reason=ptx.MISSING)
+needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason=cuda_ptx.NO_NVCC)
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+
+
+def small_vectors(step):
+    return [draws.of_vector(v, 1) for v in vectors() if v.logits.shape[1] <= 4096][::step]
+
+
+@needs_nvcc
+@pytest.mark.parametrize("arch", ["80", "90a", "120"])
+def test_cuda(arch):
+    """Vectors and hostile rows, under several schedules and splits of a row; no finding at all."""
+    todo = small_vectors(12) + draws.hostile((257, 5000), 2, int(arch[:2]))[:: 1 if arch == "90a" else 4]
+    for i, d in enumerate(todo):
+        tokens, stats = draws.blank(d.case)
+        r = cuda_ptx.sample(d.case, tokens, stats, arch, seed=1 + i % 5, splits=1 + i % 3)
+        assert not draws.differs(d, tokens, stats), (d.name, tokens, d.tokens)
+        assert not r.findings, (d.name, r.findings)
+
+
+@needs_nvcc
+def test_cuda_half_precision():
+    """bfloat16 and float16 rows."""
+    for d in draws.hostile((1000,), 2, 5, (torch.bfloat16, torch.float16)):
+        tokens, stats = draws.blank(d.case)
+        r = cuda_ptx.sample(d.case, tokens, stats)
+        assert not draws.differs(d, tokens, stats), (d.name, tokens, d.tokens)
+        assert not r.findings, (d.name, r.findings)
+
+
+@needs_triton
+@pytest.mark.parametrize("arch", ptx.ARCHITECTURES)
+def test_triton(arch):
+    """The same for the two Triton kernels, whose shared-memory reductions write equal values twice."""
+    for i, d in enumerate(
+        small_vectors(8 if arch == 90 else 24) + draws.hostile((1000,), 2, arch)[:: 1 if arch == 90 else 4]
+    ):
+        tokens, stats = draws.blank(d.case)
+        findings, _ = ptx.sample(d.case, tokens, stats, arch, seed=1 + i % 5)
+        assert not draws.differs(d, tokens, stats), (d.name, tokens, d.tokens)
+        assert not [f for f in findings if not draws.is_explained(f)], (d.name, findings)
+
+
+@needs_triton
+def test_the_row_is_read_once():
+    """The first kernel asks for exactly the row's sectors; both are two launches of a workspace within its limit."""
+    d = draws.draws("normal", 32768, 1, 1)
+    tokens, stats = draws.blank(d.case)
+    _, (first, _) = ptx.sample(d.case, tokens, stats, races=False)
+    programs = 32768 // (CHUNK * backend.TILE)
+    around = first.stat["ld_sectors"] - 32768 * 4 // 32  # each warp also loads its row's temperature and index
+    assert 0 <= around <= 32 * programs
+    chunks = 2**20 // CHUNK
+    assert backend.scratch_words(chunks) * 4 <= 64 * 1024
