@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench wheel clean
+.PHONY: help demo test lint format bench wheel clean cost proof gpu
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,3 +79,18 @@ $(VENV)/.lint: pyproject.toml | $(VENV)/.test
 $(VENV)/.bench: pyproject.toml | $(VENV)/.demo
 	$(PIP) install "fastsample[bench]"
 	touch $@
+
+# --- The GPU kernels ---------------------------------------------------------------------------------------------------
+
+cost: $(VENV)/.test ## Compile the GPU kernels and hold registers, loads and instructions against the committed table
+	$(BIN)/python bench/kernel_cost.py --check
+
+proof: $(VENV)/.test ## Execute 20,000 draws and more of the GPU kernels' PTX on the CPU, none different
+	$(BIN)/python tests/gpu/proof.py
+
+gpu: $(VENV)/.test ## On a machine with a GPU: every backend test there, then the bench
+	$(PIP) install --no-build-isolation --no-deps --editable .
+	$(BIN)/python -m pytest -m gpu tests $(PYTEST_ARGS)
+	if command -v compute-sanitizer; then for t in memcheck racecheck; do \
+	    compute-sanitizer --tool $$t --error-exitcode 1 $(BIN)/python -m pytest -m gpu tests/gpu -k sanitized; done; fi
+	$(BIN)/python bench/sampling.py --device cuda

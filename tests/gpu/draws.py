@@ -71,6 +71,6 @@ def differs(d: Draws, tokens: torch.Tensor, stats: Stats) -> bool:
 
 
 def is_explained(finding: str) -> bool:
-    """Triton lets several warps write one and the same word of a reduction to shared memory, by the same instruction."""
+    """Triton lets several warps write the same word of a reduction to shared memory, by the same instruction."""
     lines = [part.split(":")[0] for part in finding.split("PTX line ")[1:]]
     return finding.startswith("RACE-WW: shared") and len(lines) == 2 and lines[0] == lines[1]
