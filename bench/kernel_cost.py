@@ -87,14 +87,11 @@ def instructions(cubin: Path) -> dict[str, list[tuple[int, str, str]]]:
 def streaming_loop(code: list[tuple[int, str, str]]) -> list[tuple[int, str, str]]:
     """The smallest loop around the first 16-byte load, without the blocks that load element by element (the tail)."""
     wide = [a for a, o, _ in code if o.startswith("LDG") and ".128" in o]
-    best = None
-    for address, opcode, rest in code:
-        target = re.search(r"0x([0-9a-f]+)", rest) if opcode.startswith("BRA") else None
-        if target and int(target[1], 16) <= wide[0] <= address and int(target[1], 16) < address:
-            size = address - int(target[1], 16)
-            best = min(best or (size, 0, 0), (size, int(target[1], 16), address))
-    assert best, "no loop around the 16-byte loads"
-    loop = [c for c in code if best[1] <= c[0] <= best[2]]
+    jumps = [(a, int(t, 16)) for a, o, r in code if o.startswith("BRA") for t in re.findall(r"0x([0-9a-f]+)", r)]
+    around = [(a - target, target, a) for a, target in jumps if target <= wide[0] <= a]
+    assert around, "no loop around the 16-byte loads"
+    _, first, last = min(around)
+    loop = [c for c in code if first <= c[0] <= last]
     return [item for block in blocks_of(loop) if not is_tail(block) for item in block]
 
 

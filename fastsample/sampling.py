@@ -151,7 +151,7 @@ def distribution(
     """
     case = Case.of(logits, temperature, top_k, top_p, min_p, 0, None, 0, indices)
     case.check_values()
-    module = _backend(case, backend)
+    module = _backend(case, backend, "distribution")
     dense = torch.empty(case.rows, logits.shape[1], dtype=torch.float32, device=logits.device)
     if module.distribution(case, dense):
         raise_for_invalid(torch.where(dense[:, 0].isnan(), -1, 0), case)
@@ -174,18 +174,18 @@ def _run(case: Case, tokens: Tensor, stats: Stats | None, backend: str | None) -
         raise_for_invalid(tokens, case)
 
 
-def _backend(case: Case, name: str | None) -> types.ModuleType:
+def _backend(case: Case, name: str | None, does: str = "sample") -> types.ModuleType:
     if name is not None:
         if name not in BACKENDS:
             raise ValueError(f"backend must be None or one of {', '.join(BACKENDS)}, got {name!r}")
         module = load_backend(name)
-        objection = module.why_not(case)
+        objection = module.why_not(case) or (None if hasattr(module, does) else f"it has no {does}")
         if objection:
             raise ValueError(f"backend {name!r} cannot run: {objection}")
         return module
     for candidate in ORDER.get(case.logits.device.type, ORDER_ELSEWHERE):
         module = load_backend(candidate)
-        if module.why_not(case) is None:
+        if hasattr(module, does) and module.why_not(case) is None:
             return module
     raise AssertionError("the reference has no objection")
 

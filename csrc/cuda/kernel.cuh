@@ -183,8 +183,15 @@ static __device__ __forceinline__ void sample_row(const Call& call, int64_t coun
   finish_row(call, box.row(), b, is_nan, desk);
 }
 
+// Half of a multiprocessor's warps must be resident: 24 of 48 on the consumer parts, 32 of 64 on the others.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ == 1200)
+constexpr int kResident = 3;
+#else
+constexpr int kResident = 4;
+#endif
+
 template <Dtype D, bool WithStats>
-__global__ void __launch_bounds__(kThreads, 4) sample_kernel(Call call, int64_t count, Workspace space) {
+__global__ void __launch_bounds__(kThreads, kResident) sample_kernel(Call call, int64_t count, Workspace space) {
   sample_row<D, WithStats>(call, count, space);
 }
 
