@@ -21,18 +21,21 @@ struct Row<Dtype::kFloat32> {
   using Raw = float;
   static constexpr Raw kForbidden = -__builtin_inff();
   static F widened(const Raw* p) { return widen(p); }
+  static void pair(const Raw* p, F* a, F* b) { *a = widen(p), *b = widen(p + kLanes); }
 };
 template <>
 struct Row<Dtype::kBfloat16> {
   using Raw = uint16_t;
   static constexpr Raw kForbidden = 0xff80;
   static F widened(const Raw* p) { return widen_bf16(p); }
+  static void pair(const Raw* p, F* a, F* b) { widen_bf16_pair(p, a, b); }
 };
 template <>
 struct Row<Dtype::kFloat16> {
   using Raw = uint16_t;
   static constexpr Raw kForbidden = 0xfc00;
   static F widened(const Raw* p) { return widen_f16(p); }
+  static void pair(const Raw* p, F* a, F* b) { *a = widen_f16(p), *b = widen_f16(p + kLanes); }
 };
 
 template <Dtype D>
@@ -52,6 +55,8 @@ struct Tokens {
   const Raw* chunk(int64_t j) const { return (j + 1) * kChunk <= vocab ? logits + j * kChunk : last; }
   int64_t size(int64_t j) const { return (j + 1) * kChunk <= vocab ? kChunk : vocab - j * kChunk; }
   static F at(const Raw* chunk, int v) { return Row<D>::widened(chunk + v * kLanes); }
+  // Vectors v and v + 1, their tokens in any order: enough for maxima and sums.
+  static void pair(const Raw* chunk, int v, F* a, F* b) { Row<D>::pair(chunk + v * kLanes, a, b); }
 };
 
 // 2^f times k, a power of two: scaling the coefficients by it changes no rounding.
@@ -79,11 +84,13 @@ static inline double exact_sum(F rounded, I wrapped) {
 
 template <Dtype D>
 static inline float chunk_maximum(const typename Row<D>::Raw* chunk) {
-  F even = Tokens<D>::at(chunk, 0), odd = Tokens<D>::at(chunk, 1);
+  F even, odd, a, b;
+  Tokens<D>::pair(chunk, 0, &even, &odd);
 #pragma GCC unroll 16
   for (int v = 2; v < kVectors; v += 2) {
-    even = larger(Tokens<D>::at(chunk, v), even);  // in this order a NaN is passed over
-    odd = larger(Tokens<D>::at(chunk, v + 1), odd);
+    Tokens<D>::pair(chunk, v, &a, &b);
+    even = larger(a, even);  // in this order a NaN is passed over
+    odd = larger(b, odd);
   }
   return max_of(larger(even, odd));
 }
@@ -111,18 +118,21 @@ static bool weigh_chunks(const Tokens<D>& row, float factor, int64_t first, int6
     F rounded = set(0.0f), e_sum = set(0.0f), ed_sum = set(0.0f), down_sum = set(0.0f);
     I wrapped = set(0);
 #pragma GCC unroll 16
-    for (int v = 0; v < kVectors; ++v) {
-      const F x = Tokens<D>::at(chunk, v);
-      const F w = weigh(x, from, c);
-      rounded = rounded + w;
-      wrapped = add(wrapped, truncate(w));
-      if constexpr (kWithMoments) {
-        const F down = x - from,
-                d = larger(set(-80.0f), down);  // e^-80 of a weight is nothing; -inf would give 0 * inf
-        const F e = weights_as_floats(d * set(static_cast<float>(kLog2e)));
-        e_sum = e_sum + e;
-        ed_sum = fused(e, d, ed_sum);
-        down_sum = down_sum + down;
+    for (int v = 0; v < kVectors; v += 2) {
+      F pair[2];
+      Tokens<D>::pair(chunk, v, &pair[0], &pair[1]);
+      for (const F x : pair) {
+        const F w = weigh(x, from, c);
+        rounded = rounded + w;
+        wrapped = add(wrapped, truncate(w));
+        if constexpr (kWithMoments) {
+          const F down = x - from,
+                  d = larger(set(-80.0f), down);  // e^-80 of a weight is nothing; -inf would give 0 * inf
+          const F e = weights_as_floats(d * set(static_cast<float>(kLog2e)));
+          e_sum = e_sum + e;
+          ed_sum = fused(e, d, ed_sum);
+          down_sum = down_sum + down;
+        }
       }
     }
     const float total = sum_of(rounded);

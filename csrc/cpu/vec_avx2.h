@@ -83,6 +83,12 @@ static inline F widen_bf16(const uint16_t* p) {
   const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
 }
+// 16 bfloat16 as two vectors, in any order: the odd ones need no shift, the even ones no mask.
+static inline void widen_bf16_pair(const uint16_t* p, F* a, F* b) {
+  const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  *a = _mm256_castsi256_ps(_mm256_slli_epi32(x, 16));
+  *b = _mm256_castsi256_ps(_mm256_and_si256(x, set(static_cast<int32_t>(0xffff0000))));
+}
 static inline F widen_f16(const uint16_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }

@@ -66,6 +66,12 @@ static inline F widen_bf16(const uint16_t* p) {
   const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
 }
+// 32 bfloat16 as two vectors, in any order: the odd ones need no shift, the even ones no mask.
+static inline void widen_bf16_pair(const uint16_t* p, F* a, F* b) {
+  const __m512i x = _mm512_loadu_si512(p);
+  *a = _mm512_castsi512_ps(_mm512_slli_epi32(x, 16));
+  *b = _mm512_castsi512_ps(_mm512_and_si512(x, set(static_cast<int32_t>(0xffff0000))));
+}
 static inline F widen_f16(const uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }

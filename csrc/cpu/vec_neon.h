@@ -77,6 +77,12 @@ static inline int pack(int32_t* p, Mask m, I x) {
 // 4 logits as float32, in order.
 static inline F widen(const float* p) { return vld1q_f32(p); }
 static inline F widen_bf16(const uint16_t* p) { return vreinterpretq_f32_u32(vshlq_n_u32(vmovl_u16(vld1_u16(p)), 16)); }
+// 8 bfloat16 as two vectors, in any order: the odd ones need no shift, the even ones no mask.
+static inline void widen_bf16_pair(const uint16_t* p, F* a, F* b) {
+  const uint32x4_t x = vreinterpretq_u32_u16(vld1q_u16(p));
+  *a = vreinterpretq_f32_u32(vshlq_n_u32(x, 16));
+  *b = vreinterpretq_f32_u32(vandq_u32(x, vdupq_n_u32(0xffff0000)));
+}
 static inline F widen_f16(const uint16_t* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
 
 }  // namespace fastsample::neon

@@ -107,6 +107,12 @@ static inline F widen_bf16(const uint16_t* p) {
   const __m128i x = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
   return _mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), x));
 }
+// 8 bfloat16 as two vectors, in any order: the odd ones need no shift, the even ones no mask.
+static inline void widen_bf16_pair(const uint16_t* p, F* a, F* b) {
+  const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  *a = _mm_castsi128_ps(_mm_slli_epi32(x, 16));
+  *b = _mm_castsi128_ps(_mm_and_si128(x, set(static_cast<int32_t>(0xffff0000))));
+}
 static inline F widen_f16(const uint16_t* p) {
   return _mm_setr_ps(half_to_float(p[0]), half_to_float(p[1]), half_to_float(p[2]), half_to_float(p[3]));
 }
