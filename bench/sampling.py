@@ -42,6 +42,8 @@ README = [  # kind, vocabulary, batch, setting
 def main() -> None:
     options = parse()
     about = machine()
+    if options.device != "cpu":
+        about["device"] = torch.cuda.get_device_name(options.device)
     print("  ".join(f"{name}: {value}" for name, value in about.items()))
     results = []
     for kind, vocab, batch, setting, dtype, threads in cells(options):
@@ -49,7 +51,7 @@ def main() -> None:
         if logits is None:
             continue
         torch.set_num_threads(threads)
-        check(logits, SETTINGS[setting])
+        check(logits.to(options.device), SETTINGS[setting])
         results.append(measure(kind, logits, batch, setting, dtype, threads, options))
         print_cell(results[-1])
     print_threads(results)
@@ -62,6 +64,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--full", action="store_true", help="every vocabulary, batch, dtype and thread count")
     parser.add_argument("--quick", action="store_true", help="two cells, to see that the bench runs")
+    parser.add_argument("--device", default="cpu", help="cpu (default), or a GPU's: cuda, cuda:1")
     parser.add_argument("--instruction-set", help="avx512, avx2 or x86-64 instead of the best")
     parser.add_argument("--libllama", help="libllama.so to load llama.cpp's sampler from")
     parser.add_argument("--seconds", type=float, default=8.0, help="a cell's budget (default 8)")
@@ -105,7 +108,7 @@ def measure(kind, logits, batch, setting, dtype, threads, options) -> dict:
     vocab = logits.shape[1]
     parameters = SETTINGS[setting]
     # Different rows one after the other: one row again and again would be learnt by heart, by caches and by branches.
-    batches = logits.to(dtype).split(batch)
+    batches = logits.to(options.device, dtype).split(batch)
     contenders = {
         "one read (torch.amax)": peers.one_by_one([lambda x=x: torch.amax(x, 1) for x in batches]),
         "torch.softmax": peers.one_by_one([lambda x=x: torch.softmax(x, 1) for x in batches]),
@@ -113,7 +116,9 @@ def measure(kind, logits, batch, setting, dtype, threads, options) -> dict:
         "transformers": peers.one_by_one([peers.transformers_warpers(x, **parameters) for x in batches]),
         "torch sort": peers.one_by_one([peers.torch_sort(x, **parameters) for x in batches]),
     }
-    if dtype == torch.float32 and threads == 1:
+    if options.device != "cpu":
+        contenders = {name: peers.synchronised(call) for name, call in contenders.items()}
+    elif dtype == torch.float32 and threads == 1:
         floors = [peers.floor(x) for x in batches]
         if None not in floors:
             contenders["floor (max + sum of exp)"] = peers.one_by_one(floors)
@@ -123,7 +128,11 @@ def measure(kind, logits, batch, setting, dtype, threads, options) -> dict:
     seconds = in_turn(contenders, rounds=30, seconds=options.seconds)
     micros = {name: [round(q / len(logits) * 1e6, 1) for q in quantiles(times)] for name, times in seconds.items()}
     for name, known in peers.ELSEWHERE.items():
-        if (kind, vocab, bool(parameters["top_k"])) in known and dtype == torch.float32 and threads == 1:
+        if (
+            (kind, vocab, bool(parameters["top_k"])) in known
+            and dtype == torch.float32
+            and (threads, options.device) == (1, "cpu")
+        ):
             micros[f"{name} (elsewhere)"] = [known[kind, vocab, bool(parameters["top_k"])]] * 3
     return {
         "rows": kind,
