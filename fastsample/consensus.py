@@ -6,7 +6,7 @@ decided, the question's other samples leave the batch in the middle of a word an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -59,6 +59,7 @@ def solve(
     seed: int = 0,
     slots: int = 64,
     system: str | None = None,
+    history: Iterable[Mapping[str, str]] = (),
     prompt_template: str | None = None,
     suffix: str | None = None,
     stop: tuple[str, ...] = (),
@@ -73,6 +74,7 @@ def solve(
     temperatures: 0 is drawn once, every other one `samples` times; sample number n is the n-th of them in turn
     rule:         a rule of `voting` or `weighing`, or its name ("beta:confidence=0.9")
     extractor:    text -> answer or None (never votes), or the name of one of `answers`; equal answers are merged
+    history:      a chat before the question, {"role": ..., "content": ...} each: part of the one stored prompt
     slots:        the largest number of samples written at once
     together:     start the whole budget at once (least waiting); False starts what the rule may need (fewest tokens)
     prepack:      see `generation.Generator`: more memory, faster on a CPU, and the same bits in any batch
@@ -101,7 +103,7 @@ def solve(
     run = solve_many(
         model,
         tokenizer,
-        [Question(question)],
+        [Question(question, history=tuple(history))],
         settings=settings,
         extractor=extractor,
         slots=slots,
@@ -148,7 +150,7 @@ def solve_many(
 def repeat(
     model: Any,
     tokenizer: Any,
-    question: str,
+    question: Question | str,
     number: int,
     *,
     settings: Settings,
@@ -160,8 +162,9 @@ def repeat(
     Without `prepack`, both times, a matrix product may round differently in a batch of another size; that changes a
     token where the random number falls into the gap, about once in some ten thousand tokens.
     """
+    question = Question(question) if isinstance(question, str) else question
     prompt = _prompt(tokenizer, question, settings)
-    inquiry = Inquiry(Question(question), prompt, settings, _reader(extractor_of(extractor)))
+    inquiry = Inquiry(question, prompt, settings, _reader(extractor_of(extractor)))
     # Twice, side by side: a batch of one row takes other matrix products than larger ones.
     generator = Generator(model, tokenizer, slots=2, prepack=prepack)
     sample, _ = generator.submit([inquiry.request(number)] * 2)
@@ -171,8 +174,15 @@ def repeat(
     return inquiry.finish(sample)
 
 
-def _prompt(tokenizer: Any, text: str, settings: Settings) -> tuple[int, ...]:
-    return prompt_of(tokenizer, text, system=settings.system, template=settings.prompt_template, suffix=settings.suffix)
+def _prompt(tokenizer: Any, question: Question, settings: Settings) -> tuple[int, ...]:
+    return prompt_of(
+        tokenizer,
+        question.text,
+        system=settings.system,
+        template=settings.prompt_template,
+        suffix=settings.suffix,
+        history=question.history,
+    )
 
 
 def _reader(extract: Extractor) -> Extractor:
@@ -233,7 +243,7 @@ class _Crowd:
             question = Question(question)
         self.serial += 1
         try:
-            prompt = _prompt(self.tokenizer, question.text, self.settings)
+            prompt = _prompt(self.tokenizer, question, self.settings)
             inquiry = Inquiry(question, prompt, self.settings, self.extract, self.serial, self.verify)
             self.open[self.serial] = inquiry
             self._tell(Event("question", inquiry))

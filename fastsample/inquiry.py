@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, fsum, isfinite, nan
 from time import perf_counter
@@ -53,11 +53,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Question:
-    """text: what is asked; id: the caller's name for it; known: samples of an earlier run, not to be drawn again."""
+    """text: what is asked; id: the caller's name for it; known: samples of an earlier run, not to be drawn again.
+
+    history: the turns of a chat before it, {"role": ..., "content": ...} each
+    """
 
     text: str
     id: str = ""
     known: tuple[Written, ...] = ()
+    history: tuple[Mapping[str, str], ...] = ()
 
 
 class Inquiry:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -17,11 +17,14 @@ def prompt_of(
     system: str | None = None,
     template: str | None = None,
     suffix: str | None = None,
+    history: Sequence[Mapping[str, str]] = (),
 ) -> tuple[int, ...]:
     """Token ids of the prompt: template, then suffix, then the tokenizer's own chat template where it has one.
 
     template: text with `{question}` in it; None = the question alone. suffix: text behind it (`STEP_BY_STEP`)
-    raises: ValueError for an empty question, a template without its place, or a system prompt without a chat template
+    history:  earlier turns of the chat, {"role": "user" or "assistant", "content": text} each
+    raises: ValueError for an empty question, a template without its place, a turn that is not one, or a system prompt
+            or a history without a chat template
     """
     if not question.strip():
         raise ValueError("the question is empty")
@@ -31,12 +34,20 @@ def prompt_of(
     text = (question if template is None else template.replace("{question}", question)) + (suffix or "")
     if getattr(tokenizer, "chat_template", None):
         messages = [{"role": "system", "content": system}] if system else []
+        messages += [_turn(turn) for turn in history]
         messages.append({"role": "user", "content": text})
         ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
         return tuple(int(i) for i in ids)
-    if system:
-        raise ValueError("this tokenizer has no chat template, so there is no place for a system prompt; leave it out")
+    if system or history:
+        what = "a system prompt" if system else "earlier turns"
+        raise ValueError(f"this tokenizer has no chat template, so there is no place for {what}; leave it out")
     return tuple(tokenizer(text)["input_ids"])
+
+
+def _turn(turn: Mapping[str, str]) -> dict[str, str]:
+    if not isinstance(turn, Mapping) or not all(isinstance(turn.get(key), str) for key in ("role", "content")):
+        raise ValueError(f'a turn must be {{"role": "user" or "assistant", "content": text}}, got {turn!r}')
+    return {"role": turn["role"], "content": turn["content"]}
 
 
 def stream_of(prompt: Sequence[int], temperature: float, k: int) -> int:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -35,6 +36,7 @@ def solve(
         False, "--prepack", help="Keep packed copies of the weights: faster on a CPU.", rich_help_panel="Model"
     ),
     system: str = _question("A system prompt, for models that take one."),
+    history: str = _question('A chat before it: a JSON file, [{"role": "user", "content": "..."}, ...].'),
     prompt_template: str = _question("Text with {question} in it, put around the question."),
     step_by_step: bool = typer.Option(
         False, "--step-by-step", help="Ask for a chain of thought before the answer.", rich_help_panel="Question"
@@ -86,6 +88,7 @@ def solve(
                 prompt_template=prompt_template,
                 question=_read_stdin() if question == "-" else question,
             )
+            turns = _read_history(history) if history else []
             from .. import consensus
             from ..prompts import STEP_BY_STEP
         with refusals():
@@ -96,6 +99,7 @@ def solve(
                     tokenizer,
                     **settings,
                     system=system,
+                    history=turns,
                     suffix=STEP_BY_STEP if step_by_step else None,
                     together=not waves,
                     prepack=prepack,
@@ -117,6 +121,18 @@ def solve(
         raise typer.Exit(INTERRUPTED)
     if result.answer is None:
         raise typer.Exit(NO_ANSWER)
+
+
+def _read_history(path: str) -> list[dict[str, str]]:
+    try:
+        turns = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{path} must be a JSON list of turns: {error}") from None
+    if not isinstance(turns, list):
+        raise ValueError(f"{path} must be a JSON list of turns, got {type(turns).__name__}")
+    return turns
 
 
 def _checked(**settings: Any) -> dict[str, Any]:

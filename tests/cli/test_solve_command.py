@@ -146,6 +146,20 @@ REFUSED = {
 }
 
 
+def test_a_chat_can_come_before_the_question(tiny_folder, tmp_path):
+    """Its turns are part of the prompt; a file that holds none is refused."""
+    chat = tmp_path / "chat.json"
+    chat.write_text(json.dumps([{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]))
+    options = ("-m", tiny_folder, "--temperatures", "0", "--json")
+    plain, with_chat = (json.loads(run("2 + 2?", *options, *more).stdout) for more in ((), ("--history", chat)))
+    assert with_chat["answer"] == "4"
+    assert with_chat["prompt_tokens"] > plain["prompt_tokens"]
+    chat.write_text('[{"role": "user"}]')
+    refused = run("2 + 2?", *options, "--history", chat)
+    assert refused.exit_code == 2
+    assert 'a turn must be {"role"' in refused.stderr
+
+
 def test_a_verifier_decides_the_full_vote(tiny_folder):
     """Most samples say 4, the key says 5: the best sample wins."""
     done = run("2 + 2?", "-m", tiny_folder, "--temperatures", "1", "--samples", "20", "--verify", "exact:5", "--json")
