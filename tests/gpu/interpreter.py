@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+import triton.language as tl
 from triton.runtime import interpreter
 
 import fastsample.reference as reference
@@ -18,6 +19,16 @@ def _fma(self, x, y, z):
     """Some versions round twice; the contract's fma rounds once."""
     a, b, c = np.broadcast_arrays(x.data, y.data, z.data)
     return interpreter.TensorHandle(reference.fma(a, b, c.astype(np.float64)), z.dtype.scalar)
+
+
+_convert = interpreter._convert_float
+
+
+def _widen(input, input_dtype, output_dtype, rounding_mode):
+    """bfloat16 to float32 as hardware does it: a shift. The interpreter's own conversion gets subnormals wrong."""
+    if input_dtype == tl.bfloat16 and output_dtype == tl.float32:
+        return input.view(np.uint16).astype(np.uint32) << 16
+    return _convert(input, input_dtype, output_dtype, rounding_mode)
 
 
 _reduce = interpreter.ReduceOps.apply_impl
@@ -47,6 +58,7 @@ def _call_inside(self, *args, **kwargs):
 
 
 interpreter.InterpreterBuilder.create_fma = _fma
+interpreter._convert_float = _widen
 interpreter.ReduceOps.apply_impl = _quick_reduce
 interpreter.InterpretedFunction.run = _launch
 interpreter.InterpretedFunction.__call__ = _call_inside
