@@ -182,11 +182,13 @@ def plot(results: list[dict], path: Path) -> None:
     names = sorted(
         {n for c in shown for n in c["us_per_row"]}, key=lambda n: shown[0]["us_per_row"].get(n, [0, 9e9])[1]
     )
-    figure, axes = plt.subplots(figsize=(11, 0.62 * len(shown) * len(names) ** 0.7 + 1))
+    greys = iter(plt.get_cmap("Greys")([0.25 + 0.6 * i / len(names) for i in range(len(names))]))
+    colours = {name: "#d62728" if name == "fastsample" else next(greys) for name in names}
+    figure, axes = plt.subplots(figsize=(10, 1.6 * len(shown) + 1))
     height = 0.8 / len(names)
     for i, name in enumerate(names):
         bars = [(y + i * height, c["us_per_row"][name][1]) for y, c in enumerate(shown) if name in c["us_per_row"]]
-        axes.barh(*zip(*bars), height=height, label=name, color="#d62728" if name == "fastsample" else f"C{i % 10}")
+        axes.barh(*zip(*bars), height=height, label=name, color=colours[name])
     axes.set_yticks(
         [y + 0.4 for y in range(len(shown))],
         [f"{c['rows']}, V = {c['vocab']:,}\nB = {c['batch']}, {c['setting']}" for c in shown],
