@@ -109,6 +109,16 @@ def run(backend: str, logits: torch.Tensor, **parameters) -> tuple[torch.Tensor,
     return tokens, stats
 
 
+def assert_same(expected: tuple[torch.Tensor, Stats], found: tuple[torch.Tensor, Stats], where: object) -> None:
+    """Tokens and kept counts to the bit; the other statistics within 1e-5, relative where they are above 1."""
+    assert found[0].tolist() == expected[0].tolist(), where
+    assert found[1].kept.tolist() == expected[1].kept.tolist(), where
+    for name in ("logprob", "raw_logprob", "entropy", "self_certainty"):
+        a, b = getattr(expected[1], name), getattr(found[1], name)
+        off = torch.where(a == b, 0.0, (a - b).abs() / a.abs().clamp(min=1))
+        assert off.max() <= 1e-5, (name, where)
+
+
 def backends() -> list[str]:
     """Every backend that runs on CPU tensors here; the CPU's once for each instruction set of this processor."""
     sets = [] if fastsample.info()["instruction_set"] is None else _extension().instruction_sets()
