@@ -12,6 +12,13 @@ struct Reached {
   int64_t taken = 0;    // candidates in it
 };
 
+// The mass of all kept tokens.
+static int64_t mass_of(int64_t chunks, const Scratch& s) {
+  int64_t total = 0;
+  for (int64_t j = 0; j < chunks; ++j) total += mass(s.sum[j], s.scale[j]);
+  return total;
+}
+
 template <Dtype D>
 class Candidates {
  public:
@@ -38,7 +45,7 @@ class Candidates {
     if (n > 64) {
       partition(found, measure, static_cast<double>(target - above), &same, &lower);
       add_unsorted(0, same, 1);
-      reached = measure == Measure::kCount ? above + same : chunk_masses();
+      reached = measure == Measure::kCount ? above + same : mass_of(row_.chunks, s_);
     }
     if (reached >= target) {  // the estimate was off: sort them all
       add_unsorted(0, same, -1);
@@ -74,12 +81,6 @@ class Candidates {
       store(w, truncate(weigh(load(x), load(from), set(factor_))));
       for (int lane = 0; lane < n; ++lane) s_.sum[s_.candidate_index[i + lane] / kChunk] += sign * w[lane];
     }
-  }
-
-  int64_t chunk_masses() const {
-    int64_t total = 0;
-    for (int64_t j = 0; j < row_.chunks; ++j) total += mass(s_.sum[j], s_.scale[j]);
-    return total;
   }
 
   // Moves the candidates of the fine bin in which `missing` is reached to [same, lower), higher ones before it.

@@ -30,12 +30,7 @@ class Filters {
   }
 
   // The mass of all kept tokens.
-  int64_t total_mass() const {
-    if (total_ >= 0) return total_;
-    int64_t total = 0;
-    for (int64_t j = 0; j < row_.chunks; ++j) total += mass(s_.sum[j], s_.scale[j]);
-    return total;
-  }
+  int64_t total_mass() const { return total_ >= 0 ? total_ : mass_of(row_.chunks, s_); }
 
  private:
   // A small k: the k-th largest chunk maximum is a lower bound of the k-th logit, so few tokens reach it. False if not.
