@@ -11,8 +11,17 @@ from pathlib import Path
 import fastsample
 
 
+def wall_seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
 def in_turn(
-    contenders: Mapping[str, Callable[[], object]], rounds: int = 15, seconds: float = 6.0
+    contenders: Mapping[str, Callable[[], object]],
+    rounds: int = 15,
+    seconds: float = 6.0,
+    clock: Callable[[Callable[[], object]], float] = wall_seconds,
 ) -> dict[str, list[float]]:
     """Seconds of each call, all contenders once a round, so that a busy moment of the machine hits all alike.
 
@@ -24,9 +33,7 @@ def in_turn(
             if len(times[name]) > 3 and sum(times[name]) > seconds / len(contenders):
                 continue
             getattr(call, "prepare", int)()  # what a contender needs before each call and is not timed for
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(clock(call))
     return {name: calls[1:] for name, calls in times.items()}  # the first call warms up
 
 

@@ -42,17 +42,6 @@ def one_by_one(calls: Sequence[Sampler]) -> Sampler:
     return call
 
 
-def synchronised(call: Sampler) -> Sampler:
-    """The call and the wait for the GPU to finish it."""
-
-    def wait() -> None:
-        call()
-        torch.cuda.synchronize()
-
-    wait.prepare = getattr(call, "prepare", int)
-    return wait
-
-
 def transformers_warpers(x: Tensor, temperature: float, top_k: int, top_p: float) -> Sampler:
     """The warpers that `generate` builds, then softmax and multinomial, as it calls them."""
     from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper

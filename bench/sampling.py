@@ -4,6 +4,7 @@
     python bench/sampling.py --full             every vocabulary, batch, dtype and thread count
     python bench/sampling.py --libllama FILE    with llama.cpp's chain (or install llama-cpp-python)
     python bench/sampling.py --plot FILE.png
+    python bench/sampling.py --device cuda      on a GPU: also FlashInfer and vLLM where installed; eager and graph
 
 Checks the tokens first, then times: microseconds a row, medians of contenders that take turns. The last line is JSON.
 """
@@ -13,8 +14,11 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+import gpu
 import peers
 import rows as kinds
 import torch
@@ -39,22 +43,37 @@ README = [  # kind, vocabulary, batch, setting
 ]
 
 
+class Cell(NamedTuple):
+    """What is timed together."""
+
+    rows: str  # kind
+    vocab: int
+    batch: int
+    setting: str
+    dtype: torch.dtype
+    threads: int
+    mode: str = ""  # on a GPU: "eager" or "graph"
+
+
 def main() -> None:
     options = parse()
     about = machine()
-    if options.device != "cpu":
+    if options.device.type == "cuda":
         about["device"] = torch.cuda.get_device_name(options.device)
     print("  ".join(f"{name}: {value}" for name, value in about.items()))
     results = []
-    for kind, vocab, batch, setting, dtype, threads in cells(options):
-        logits = kinds.KINDS[kind](max(batch, ROWS), vocab)
+    for cell in cells(options):
+        logits = kinds.KINDS[cell.rows](max(cell.batch, ROWS), cell.vocab)
         if logits is None:
             continue
-        torch.set_num_threads(threads)
-        check(logits.to(options.device), SETTINGS[setting])
-        results.append(measure(kind, logits, batch, setting, dtype, threads, options))
+        torch.set_num_threads(cell.threads)
+        check(logits.to(options.device), SETTINGS[cell.setting])
+        measured = measure_on_gpu if options.device.type == "cuda" else measure
+        micros = measured(cell, logits, options)
+        results.append({**cell._asdict(), "dtype": str(cell.dtype).removeprefix("torch."), "us_per_row": micros})
         print_cell(results[-1])
-    print_threads(results)
+    if options.device.type == "cpu":
+        print_threads(results)
     if options.plot:
         plot(results, options.plot)
     print(json.dumps({"bench": "sampling", **about, "results": results}))
@@ -64,12 +83,16 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--full", action="store_true", help="every vocabulary, batch, dtype and thread count")
     parser.add_argument("--quick", action="store_true", help="two cells, to see that the bench runs")
-    parser.add_argument("--device", default="cpu", help="cpu (default), or a GPU's: cuda, cuda:1")
+    parser.add_argument(
+        "--device", type=torch.device, default=torch.device("cpu"), help="cpu (default), or a GPU's: cuda, cuda:1"
+    )
     parser.add_argument("--instruction-set", help="avx512, avx2 or x86-64 instead of the best")
     parser.add_argument("--libllama", help="libllama.so to load llama.cpp's sampler from")
     parser.add_argument("--seconds", type=float, default=8.0, help="a cell's budget (default 8)")
     parser.add_argument("--plot", type=Path, help="write a bar chart to this file")
     options = parser.parse_args()
+    if options.device.type not in ("cpu", "cuda") or (options.device.type == "cuda" and not torch.cuda.is_available()):
+        parser.error(f"--device must be cpu, or cuda on a machine with a GPU that torch can use, got {options.device}")
     options.llama = peers.find_llama(options.libllama)
     if options.instruction_set:
         from fastsample import _cpu
@@ -78,37 +101,38 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def cells(options: argparse.Namespace):
-    """Yield (kind, vocabulary, batch, setting, dtype, threads)."""
-    if options.full:
-        grid = itertools.product(
-            kinds.KINDS, VOCABULARIES, (1, 8, 64), SETTINGS, (torch.float32, torch.bfloat16), (1, 2)
-        )
-        yield from grid
+def cells(options: argparse.Namespace) -> Iterator[Cell]:
+    if options.device.type == "cuda":
+        for cell in itertools.islice(gpu.cells(options.full, tuple(SETTINGS)), 2 if options.quick else None):
+            for mode in ("eager", "graph"):
+                yield Cell(*cell, threads=torch.get_num_threads(), mode=mode)
         return
-    readme = README[3:5] if options.quick else README
-    for cell in readme:
-        yield (*cell, torch.float32, 1)
+    dtypes, threads = (torch.float32, torch.bfloat16), (1, 2)
+    if options.full:
+        grid = itertools.product(kinds.KINDS, VOCABULARIES, (1, 8, 64), SETTINGS, dtypes, threads)
+        yield from itertools.starmap(Cell, grid)
+        return
+    for cell in README[3:5] if options.quick else README:
+        yield Cell(*cell, torch.float32, 1)
     if not options.quick:
-        for batch, threads in itertools.product((64, 1), (1, 2)):
-            for dtype in (torch.float32, torch.bfloat16):
-                if (dtype, threads) != (torch.float32, 1):
-                    yield ("zipf", 151936, batch, "top_p 0.9", dtype, threads)
+        for batch, count, dtype in itertools.product((64, 1), threads, dtypes):
+            if (dtype, count) != (torch.float32, 1):
+                yield Cell("zipf", 151936, batch, "top_p 0.9", dtype, count)
 
 
 def check(logits: torch.Tensor, setting: dict[str, float]) -> None:
     """No number without a right result: the reference's tokens, on a few rows."""
     few = logits[:2]
-    expected = fastsample.sample(few, **setting, seed=1, backend="reference")
-    assert torch.equal(fastsample.sample(few, **setting, seed=1), expected)
+    expected = fastsample.sample(few.cpu(), **setting, seed=1, backend="reference")
+    for backend in (None, *(b for b in ("cuda", "triton") if gpu.why_not(b, few) is None)):
+        assert torch.equal(fastsample.sample(few, **setting, seed=1, backend=backend).cpu(), expected), backend
 
 
-def measure(kind, logits, batch, setting, dtype, threads, options) -> dict:
+def measure(cell: Cell, logits: torch.Tensor, options: argparse.Namespace) -> dict[str, list[float]]:
     """Microseconds a row of every contender: {name: [p20, p50, p80]}."""
-    vocab = logits.shape[1]
-    parameters = SETTINGS[setting]
+    parameters = SETTINGS[cell.setting]
     # Different rows one after the other: one row again and again would be learnt by heart, by caches and by branches.
-    batches = logits.to(options.device, dtype).split(batch)
+    batches = logits.to(cell.dtype).split(cell.batch)
     contenders = {
         "one read (torch.amax)": peers.one_by_one([lambda x=x: torch.amax(x, 1) for x in batches]),
         "torch.softmax": peers.one_by_one([lambda x=x: torch.softmax(x, 1) for x in batches]),
@@ -116,44 +140,53 @@ def measure(kind, logits, batch, setting, dtype, threads, options) -> dict:
         "transformers": peers.one_by_one([peers.transformers_warpers(x, **parameters) for x in batches]),
         "torch sort": peers.one_by_one([peers.torch_sort(x, **parameters) for x in batches]),
     }
-    if options.device != "cpu":
-        contenders = {name: peers.synchronised(call) for name, call in contenders.items()}
-    elif dtype == torch.float32 and threads == 1:
+    is_plain = cell.dtype == torch.float32 and cell.threads == 1
+    if is_plain:
         floors = [peers.floor(x) for x in batches]
         if None not in floors:
             contenders["floor (max + sum of exp)"] = peers.one_by_one(floors)
         if options.llama:
             chains = [peers.llama_cpp(x, **parameters, library=options.llama) for x in batches]
             contenders["llama.cpp"] = peers.one_by_one(chains)
-    seconds = in_turn(contenders, rounds=30, seconds=options.seconds)
-    micros = {name: [round(q / len(logits) * 1e6, 1) for q in quantiles(times)] for name, times in seconds.items()}
+    micros = quantiles_of(in_turn(contenders, rounds=30, seconds=options.seconds), len(logits))
     for name, known in peers.ELSEWHERE.items():
-        if (
-            (kind, vocab, bool(parameters["top_k"])) in known
-            and dtype == torch.float32
-            and (threads, options.device) == (1, "cpu")
-        ):
-            micros[f"{name} (elsewhere)"] = [known[kind, vocab, bool(parameters["top_k"])]] * 3
-    return {
-        "rows": kind,
-        "vocab": vocab,
-        "batch": batch,
-        "setting": setting,
-        "dtype": str(dtype).removeprefix("torch."),
-        "threads": threads,
-        "us_per_row": micros,
-    }
+        median = known.get((cell.rows, cell.vocab, bool(parameters["top_k"])))
+        if is_plain and median:
+            micros[f"{name} (elsewhere)"] = [median] * 3
+    return micros
+
+
+def measure_on_gpu(cell: Cell, logits: torch.Tensor, options: argparse.Namespace) -> dict[str, list[float]]:
+    """The same on a GPU: one batch a call, from memory, as called or replayed from a graph."""
+    x = logits[: cell.batch].to(options.device, cell.dtype)
+    with torch.cuda.device(options.device):
+        contenders = gpu.contenders(x, **SETTINGS[cell.setting])
+        if cell.mode == "graph":
+            graphs = {name: gpu.captured(call) for name, call in contenders.items()}
+            contenders = {name: replay for name, replay in graphs.items() if replay is not None}
+        seconds = in_turn(contenders, rounds=100, seconds=options.seconds, clock=gpu.ColdClock(options.device))
+    return quantiles_of(seconds, cell.batch)
+
+
+def quantiles_of(seconds: dict[str, list[float]], rows: int) -> dict[str, list[float]]:
+    """[p20, p50, p80] in microseconds a row."""
+    return {name: [float(f"{q / rows * 1e6:.3g}") for q in quantiles(times)] for name, times in seconds.items()}
 
 
 def print_cell(cell: dict) -> None:
+    how = cell["mode"] or f"{cell['threads']} thread{'s' if cell['threads'] > 1 else ''}"
     print(
-        f"\n{cell['rows']} rows, V = {cell['vocab']:,}, B = {cell['batch']}, {cell['setting']}, {cell['dtype']}, "
-        f"{cell['threads']} thread{'s' if cell['threads'] > 1 else ''}"
+        f"\n{cell['rows']} rows, V = {cell['vocab']:,}, B = {cell['batch']}, {cell['setting']}, {cell['dtype']}, {how}"
     )
     print(f"  {'us a row':30}{'p20':>10}{'p50':>10}{'p80':>10}{'/ fastsample':>14}")
     ours = cell["us_per_row"]["fastsample"][1]
     for name, (low, median, high) in sorted(cell["us_per_row"].items(), key=lambda item: item[1][1]):
-        print(f"  {name:30}{low:10.1f}{median:10.1f}{high:10.1f}{median / ours:14.2f}")
+        print(f"  {name:30}{digits(low):>10}{digits(median):>10}{digits(high):>10}{median / ours:14.2f}")
+
+
+def digits(micros: float) -> str:
+    """Three significant digits, without an exponent."""
+    return f"{micros:.3g}" if micros < 100 else f"{micros:.0f}"
 
 
 def print_threads(results: list[dict]) -> None:
@@ -178,7 +211,9 @@ def plot(results: list[dict], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    shown = [c for c in results if c["dtype"] == "float32" and c["threads"] == 1]
+    shown = [
+        c for c in results if c["dtype"] == "float32" and (c["mode"] == "graph" or (c["threads"], c["mode"]) == (1, ""))
+    ]
     names = sorted(
         {n for c in shown for n in c["us_per_row"]}, key=lambda n: shown[0]["us_per_row"].get(n, [0, 9e9])[1]
     )
@@ -195,7 +230,7 @@ def plot(results: list[dict], path: Path) -> None:
     )
     axes.set_xscale("log")
     axes.invert_yaxis()
-    axes.set_xlabel("microseconds a row, median, one thread")
+    axes.set_xlabel("microseconds a row, median, " + ("replayed from a graph" if shown[0]["mode"] else "one thread"))
     axes.legend(fontsize=8)
     axes.grid(axis="x", alpha=0.3)
     figure.tight_layout()
