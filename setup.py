@@ -1,9 +1,11 @@
 """Builds the C++ extension: one row worker per instruction set, chosen when the module loads. Needs no torch."""
 
+import glob
 import os
 import platform
 import shutil
 import subprocess
+import sysconfig
 
 from pybind11.setup_helpers import Pybind11Extension
 from setuptools import setup
@@ -30,7 +32,15 @@ HEADERS = [
 ]
 
 
-NVCC = shutil.which("nvcc") or shutil.which("nvcc", path=os.path.join(os.environ.get("CUDA_HOME", ""), "bin"))
+def find_nvcc():
+    """On the PATH, in CUDA_HOME, or of the packages nvidia-cuda-nvcc, nvidia-cuda-runtime and nvidia-cuda-cccl."""
+    toolkit = os.environ.get("CUDA_HOME")
+    packages = sorted(glob.glob(os.path.join(sysconfig.get_path("purelib"), "nvidia", "cu*", "bin")))
+    places = [os.environ.get("PATH"), toolkit and os.path.join(toolkit, "bin"), *reversed(packages)]
+    return next(filter(None, (shutil.which("nvcc", path=place) for place in places if place)), None)
+
+
+NVCC = find_nvcc()
 ARCHITECTURES = ("80", "86", "89", "90a", "100a", "120")  # and PTX of the last
 NVCC_FLAGS = [
     *("-std=c++17", "-O3", "--fmad=false", "-Xcompiler", "-fPIC,-fvisibility=hidden", "--threads", "0"),
