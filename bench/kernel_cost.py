@@ -5,7 +5,7 @@
     python bench/kernel_cost.py --check    fail on a spill, a load narrower than 16 bytes, 5 % more instructions
     ... --backend cuda --arch 90a          of these alone (each may be repeated)
 
-Instructions are counted in SASS, in the loop that streams the row (Triton: in the whole first kernel), weighted by how
+Instructions are counted in SASS, in the loop that streams the row, weighted by how
 many issue slots of a multiprocessor's 128 lanes each takes: 128 / the results per clock of the table of arithmetic
 throughput in the CUDA programming guide (LANES). Where that table is not clear about an instruction it counts 2 slots.
 Roofline: bytes of a row of 151,936 logits / bandwidth of the datasheet. It is a bound, not a measurement.
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STORED = ROOT / "bench/kernel_cost.json"
 VOCAB = 151_936
 CUDA_ARCHITECTURES = ("80", "86", "89", "90a", "100a", "120")
-CUDA_ELEMENTS = 16  # of a lane, in one turn of the streaming loop
+CUDA_ELEMENTS = 32  # of a lane, in one turn of the streaming loop: two chunks
 DEVICES = {"A100 80GB": 2.04e12, "H100 SXM": 3.35e12, "B200": 8.0e12, "RTX 4090": 1.008e12}  # bytes/s, datasheets
 WARPS_OF_SM = {"80": 64, "86": 48, "89": 48, "90": 64, "90a": 64, "100a": 64, "120": 48}
 SHARED_OF_SM = {"80": 164, "86": 100, "89": 100, "90": 228, "90a": 228, "100a": 228, "120": 100}  # kB
@@ -185,34 +185,30 @@ def triton_lines(folder: Path) -> list[dict]:
     from fastsample.backends import triton_kernels as kernels
 
     lines = []
-    for arch in (80, 90, 120):
+    for arch in (80, 86, 90, 100, 120):
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             for stats in (False, True):
                 absent = frozenset({"indices", *([] if stats else ptx.STATS)})
-                warps = backend.first_warps(stats)
-                one = dict(WITH_STATS=stats, TILE=backend.TILE)
-                k = ptx.compile_kernel(kernels.chunk_statistics, arch, dtype, absent, warps, **one)
-                lines.append(
-                    triton_line(folder, k, f"triton 1 {str(dtype)[6:]}", stats, arch, dtype.itemsize, backend.TILE)
-                )
+                one = dict(WITH_STATS=stats, THREADS=backend.THREADS, SHARE=backend.share(stats))
+                k = ptx.compile_kernel(kernels.chunk_statistics, arch, dtype, absent, backend.THREADS // 32, **one)
+                name = f"triton 1 {str(dtype)[6:]}{' + statistics' if stats else ''}"
+                lines.append(triton_line(folder, k, name, arch, dtype.itemsize, 256 // backend.share(stats)))
             two = dict(WITH_STATS=True, BLOCK=1024, CAPACITY=backend.CAPACITY, STEPS=backend.STEPS[dtype])
             k = ptx.compile_kernel(kernels.finish_rows, arch, dtype, frozenset(), backend.WARPS, **two)
-            lines.append(triton_line(folder, k, f"triton 2 {str(dtype)[6:]}", True, arch, dtype.itemsize, 0))
+            lines.append(triton_line(folder, k, f"triton 2 {str(dtype)[6:]} + statistics", arch, dtype.itemsize, 0))
     return lines
 
 
-def triton_line(folder: Path, k, title: str, stats: bool, arch: int, size: int, tile: int) -> dict:
+def triton_line(folder: Path, k, title: str, arch: int, size: int, elements: int) -> dict:
+    """Of one kernel; `elements` of a thread in one turn of the streaming loop, 0 for the kernel that has none."""
     cubin = folder / "triton.cubin"
     cubin.write_bytes(k.cubin)
     [(name, (registers, shared))] = resources(cubin).items()
     code = instructions(cubin)[name]
-    # No loop: a program's straight line, without the branch that masks its loads.
-    body = [c for b in blocks_of(code) if not is_tail(b) for c in b if c[1] != "NOP"] if tile else code
-    result = line(
-        title + (" + statistics" if stats else ""), str(arch), code, body, max(1, tile * 256 // k.threads), registers,
-        max(shared, k.shared), k.threads, size,
-    )  # fmt: skip
-    return result if tile else {**result, "instructions": None, "slots": None, "kinds": {}, "load_bytes": None}
+    loop = streaming_loop(code) if elements else []
+    chip = "100a" if arch == 100 else str(arch)
+    result = line(title, chip, code, loop, max(1, elements), registers, max(shared, k.shared), k.threads, size)
+    return result if elements else {**result, "instructions": None, "slots": None, "kinds": {}, "load_bytes": None}
 
 
 def blocks_of(code):

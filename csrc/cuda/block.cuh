@@ -9,8 +9,18 @@ namespace fastsample::cuda {
 constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr unsigned kAll = 0xffffffffu;
 
-static __device__ __forceinline__ int lane_of() { return static_cast<int>(threadIdx.x) & 31; }
-static __device__ __forceinline__ int warp_of() { return static_cast<int>(threadIdx.x) >> 5; }
+// Read anew wherever it is needed: kept in registers, it and what follows from it would make others spill.
+static __device__ __forceinline__ int thread_of() {
+#ifdef __CUDA_ARCH__
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+#else
+  return static_cast<int>(threadIdx.x);
+#endif
+}
+static __device__ __forceinline__ int lane_of() { return thread_of() & 31; }
+static __device__ __forceinline__ int warp_of() { return thread_of() >> 5; }
 
 struct Add {
   template <class T>
@@ -22,6 +32,17 @@ struct Larger {
   template <class T>
   __device__ T operator()(T a, T b) const {
     return b > a ? b : a;
+  }
+};
+struct LargerOrNan {
+  __device__ float operator()(float a, float b) const {
+#ifdef __CUDA_ARCH__
+    float larger;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(a), "f"(b));
+    return larger;
+#else
+    return b > a || b != b ? b : a;
+#endif
   }
 };
 struct Smaller {

@@ -81,7 +81,7 @@ class Filters {
   __device__ __forceinline__ Swept sweep(Bracket b) {
     __shared__ int n_inside;
     __syncthreads();  // the desk may still be read
-    if (threadIdx.x == 0) n_inside = 0;
+    if (thread_of() == 0) n_inside = 0;
     __syncthreads();
     const Edge from(b.low), to(b.high);
     Swept s = {0, 0, 0, 0};
@@ -141,7 +141,7 @@ class Filters {
       // The masses of single tokens are rounded down one by one, so their sum is off by less than 2 n + 2.
       const int64_t slack = by_count ? 0 : 2 * n + 2;
 #pragma unroll 1
-      for (int c = static_cast<int>(threadIdx.x); c < n; c += kThreads) {
+      for (int c = thread_of(); c < n; c += kThreads) {
         measure[c] = by_count ? 1 : row_.mass_of(weight_of(key[c]), chunk_of(key[c]));
       }
       __syncthreads();
@@ -150,11 +150,11 @@ class Filters {
       *b = {sure, possible + 1};
       int mine = 0;
 #pragma unroll 1
-      for (int c = static_cast<int>(threadIdx.x); c < n; c += kThreads) mine += key[c] >= sure && key[c] <= possible;
+      for (int c = thread_of(); c < n; c += kThreads) mine += key[c] >= sure && key[c] <= possible;
       n_left = block_sum(mine);
       if (n_left > kFew) return false;
 #pragma unroll 1
-      for (int c = static_cast<int>(threadIdx.x); c < n; c += kThreads) {
+      for (int c = thread_of(); c < n; c += kThreads) {
         if (key[c] <= possible) continue;
         ++n_added;
         atomicAdd(reinterpret_cast<unsigned long long*>(row_.sums + chunk_of(key[c])),
@@ -179,7 +179,7 @@ class Filters {
       const int64_t middle = b.low + (b.high - b.low) / 2;
       int64_t sum = 0;
 #pragma unroll 1
-      for (int c = static_cast<int>(threadIdx.x); c < n; c += kThreads) sum += key[c] >= middle ? measure[c] : 0;
+      for (int c = thread_of(); c < n; c += kThreads) sum += key[c] >= middle ? measure[c] : 0;
       (block_sum(sum) >= missing ? b.low : b.high) = middle;
     }
     return b.low;
@@ -189,14 +189,14 @@ class Filters {
   __device__ __forceinline__ void keep_between(int64_t* key, int n, Bracket b) const {
     __shared__ int64_t few[kFew];
     __shared__ int count;
-    if (threadIdx.x == 0) count = 0;
+    if (thread_of() == 0) count = 0;
     __syncthreads();
 #pragma unroll 1
-    for (int c = static_cast<int>(threadIdx.x); c < n; c += kThreads) {
+    for (int c = thread_of(); c < n; c += kThreads) {
       if (key[c] >= b.low && key[c] < b.high) few[atomicAdd(&count, 1)] = key[c];
     }
     __syncthreads();
-    if (static_cast<int>(threadIdx.x) < count) key[threadIdx.x] = few[threadIdx.x];
+    if (const int c = thread_of(); c < count) key[c] = few[c];
     __syncthreads();
   }
 
@@ -204,7 +204,7 @@ class Filters {
   __device__ __forceinline__ void rank_few(const int64_t* key, int n, bool by_count, int64_t above, int64_t target,
                                            int64_t n_above) {
     __shared__ int64_t adds[kFew];
-    const int c = static_cast<int>(threadIdx.x);
+    const int c = thread_of();
     const bool is_one = c < n;
     const int j = is_one ? chunk_of(key[c]) : -1;
     int64_t weights = 0;  // of the chunk down to this candidate

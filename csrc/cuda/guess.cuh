@@ -73,7 +73,7 @@ class Guess {
     const double scale = is_enough ? 0.0 : notes().ratio;
     double known = 0;
 #pragma unroll 1
-    for (int b = static_cast<int>(threadIdx.x); b < kBins; b += kThreads) known += in_bin(b, scale);
+    for (int b = thread_of(); b < kBins; b += kThreads) known += in_bin(b, scale);
     known = block_sum(known);
     // A flat row: below the cut the chunks are alike, so the tail of those looked at is scaled up.
     const double offset =
@@ -83,7 +83,7 @@ class Guess {
     if (!is_enough) {
       double tail = 0;
 #pragma unroll 1
-      for (int b = static_cast<int>(threadIdx.x); b < kBins; b += kThreads) {
+      for (int b = thread_of(); b < kBins; b += kThreads) {
         if (by_count_ ? b <= low_bin : b > low_bin) tail += desk_.bins.rest[b];
       }
       tail = block_sum(tail);
@@ -110,10 +110,10 @@ class Guess {
       const float v = at_rank(middle);
       int n = 0;
 #pragma unroll 1
-      for (int j = static_cast<int>(threadIdx.x); j < row_.chunks; j += kThreads) n += row_.tops[j] >= v;
+      for (int j = thread_of(); j < row_.chunks; j += kThreads) n += row_.tops[j] >= v;
       (block_sum(n) > kLook ? a : b) = middle;
     }
-    if (threadIdx.x == 0) notes.n_taken = 0;
+    if (thread_of() == 0) notes.n_taken = 0;
     __syncthreads();
     const float first = at_rank(b);
     const auto take = [&](int j) {
@@ -121,21 +121,21 @@ class Guess {
       if (at < kLook) notes.chunk[at] = j;
     };
 #pragma unroll 1
-    for (int j = static_cast<int>(threadIdx.x); j < row_.chunks; j += kThreads) {
+    for (int j = thread_of(); j < row_.chunks; j += kThreads) {
       if (row_.tops[j] >= first) take(j);
     }
     __syncthreads();
 #pragma unroll 1
-    for (int j = static_cast<int>(threadIdx.x); j < row_.chunks; j += kThreads) {
+    for (int j = thread_of(); j < row_.chunks; j += kThreads) {
       if (row_.tops[j] >= floor && row_.tops[j] < first) take(j);
     }
     __syncthreads();
-    if (threadIdx.x == 0) notes.n_top = notes.n_taken < kLook ? notes.n_taken : kLook;
+    if (thread_of() == 0) notes.n_top = notes.n_taken < kLook ? notes.n_taken : kLook;
     __syncthreads();
     float next = kNever;
     int n_rest = 0;
 #pragma unroll 1
-    for (int j = static_cast<int>(threadIdx.x); j < row_.chunks; j += kThreads) {
+    for (int j = thread_of(); j < row_.chunks; j += kThreads) {
       if (row_.tops[j] >= floor && !is_top(j)) {
         next = fmaxf(next, row_.tops[j]);
         ++n_rest;
@@ -143,13 +143,13 @@ class Guess {
     }
     next = block_reduce(next, Larger());
     n_rest = block_sum(n_rest);
-    if (threadIdx.x < kLook) {
-      const int j = static_cast<int>(static_cast<int64_t>(threadIdx.x) * row_.chunks / kLook);
+    if (thread_of() < kLook) {
+      const int j = static_cast<int>(static_cast<int64_t>(thread_of()) * row_.chunks / kLook);
       const bool is_one = n_rest > 0 && row_.tops[j] >= floor && !is_top(j);
-      notes.chunk[kLook + threadIdx.x] = is_one ? j : -1;
+      notes.chunk[kLook + thread_of()] = is_one ? j : -1;
     }
     __syncthreads();
-    if (threadIdx.x == 0) {
+    if (thread_of() == 0) {
       int n = 0;
 #pragma unroll 1
       for (int i = kLook; i < 2 * kLook; ++i) n += notes.chunk[i] >= 0;
@@ -188,7 +188,7 @@ class Guess {
 
   __device__ __forceinline__ void fill(float floor, float limit, float per) {
 #pragma unroll 1
-    for (int b = static_cast<int>(threadIdx.x); b < kBins; b += kThreads) desk_.bins.top[b] = desk_.bins.rest[b] = 0;
+    for (int b = thread_of(); b < kBins; b += kThreads) desk_.bins.top[b] = desk_.bins.rest[b] = 0;
     __syncthreads();
     double under = 0;
     for_picked(
@@ -203,7 +203,7 @@ class Guess {
         },
         limit);
     under = block_sum(under);
-    if (threadIdx.x == 0) notes().below_floor = under;
+    if (thread_of() == 0) notes().below_floor = under;
   }
 
   __device__ double in_bin(int b, double scale) const {
@@ -214,11 +214,11 @@ class Guess {
   __device__ int crossing(double wanted, double scale) const {
     __shared__ int found;
     constexpr int n = kBins / kThreads;
-    const int first = static_cast<int>(threadIdx.x) * n;
+    const int first = thread_of() * n;
     double mine = 0;
 #pragma unroll 1
     for (int b = first; b < first + n; ++b) mine += in_bin(b, scale);
-    if (threadIdx.x == 0) found = kBins - 1;
+    if (thread_of() == 0) found = kBins - 1;
     double sum = block_before(mine);
 #pragma unroll 1
     for (int b = first; b < first + n; ++b) {

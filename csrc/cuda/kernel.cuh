@@ -31,7 +31,7 @@ static __device__ __forceinline__ int draw_one(int64_t v, int64_t at, int64_t* t
   __shared__ int64_t taken;
   __shared__ int where;
   const int64_t before = block_before(v);
-  if (before <= at && at < before + v) where = static_cast<int>(threadIdx.x), taken = v;
+  if (before <= at && at < before + v) where = thread_of(), taken = v;
   __syncthreads();
   const int found = where;
   *term = taken;
@@ -42,7 +42,7 @@ static __device__ __forceinline__ int draw_one(int64_t v, int64_t at, int64_t* t
 template <Dtype D>
 static __device__ __forceinline__ Drawn draw(const Row<D>& row, bool is_greedy, int64_t cut, Noise noise) {
   // Each thread owns neighbouring chunks, so that a prefix sum over threads is one over chunks.
-  const int n = (row.chunks + kThreads - 1) / kThreads, first = static_cast<int>(threadIdx.x) * n;
+  const int n = (row.chunks + kThreads - 1) / kThreads, first = thread_of() * n;
   const auto measure = [&](int j) {
     if (j >= row.chunks) return int64_t{0};
     return is_greedy ? int64_t{row.tops[j] == row.top} : row.mass_of(row.sums[j], j);
@@ -62,7 +62,7 @@ static __device__ __forceinline__ Drawn draw(const Row<D>& row, bool is_greedy, 
     before += m;
   }
   __syncthreads();
-  const int j = chunk, i = j * kChunk + static_cast<int>(threadIdx.x);
+  const int j = chunk, i = j * kChunk + thread_of();
   const float x = row.at(i);
   int64_t w = 0;
   if (is_greedy) {
@@ -84,7 +84,7 @@ template <Dtype D>
 static __device__ __forceinline__ void write_raw(const Row<D>& row, const Stats& stats, int64_t b, int64_t token) {
   double e = 0, ed = 0, down = 0;
 #pragma unroll 1
-  for (int j = static_cast<int>(threadIdx.x); j < row.chunks; j += kThreads) {
+  for (int j = thread_of(); j < row.chunks; j += kThreads) {
     const double d = static_cast<double>(row.tops[j]) - static_cast<double>(row.top), to_row = exponential(d);
     const int left = row.vocab - j * kChunk;
     down += static_cast<double>(row.moments[2 * row.chunks + j]) + d * (left < kChunk ? left : kChunk);
@@ -95,7 +95,7 @@ static __device__ __forceinline__ void write_raw(const Row<D>& row, const Stats&
   e = block_sum(e);
   ed = block_sum(ed);
   down = block_sum(down);
-  if (threadIdx.x) return;
+  if (thread_of()) return;
   const double log_sum = logarithm(e), vocab = row.vocab;
   const double below_top = static_cast<double>(row.at(static_cast<int>(token))) - static_cast<double>(row.top);
   stats.raw_logprob[b] = static_cast<float>(below_top - log_sum);
@@ -104,10 +104,9 @@ static __device__ __forceinline__ void write_raw(const Row<D>& row, const Stats&
 }
 
 template <Dtype D>
-static __device__ __forceinline__ void finish_row(const Call& call, const Row<D>& row, int64_t b, bool is_nan,
-                                                  Desk& desk) {
-  const bool is_written = threadIdx.x == 0, has_stats = call.stats.logprob != nullptr;
-  const Status status = is_nan                ? kHoldsNan
+static __device__ __forceinline__ void finish_row(const Call& call, const Row<D>& row, int64_t b, Desk& desk) {
+  const bool is_written = thread_of() == 0, has_stats = call.stats.logprob != nullptr;
+  const Status status = row.top != row.top    ? kHoldsNan
                         : row.top > kLargest  ? kHoldsInfinity
                         : row.top < -kLargest ? kNoFinite
                                               : kValid;
@@ -162,7 +161,7 @@ static __device__ __forceinline__ void sample_row(const Call& call, int64_t coun
   if (splits > 1) {
     __threadfence();  // what this block wrote must be seen by the last one
     __syncthreads();
-    if (threadIdx.x == 0) is_last = atomicInc(space.ticket + b, splits - 1) == splits - 1u;
+    if (thread_of() == 0) is_last = atomicInc(space.ticket + b, splits - 1) == splits - 1u;
     __syncthreads();
     if (!is_last) return;
     __threadfence();
@@ -170,17 +169,12 @@ static __device__ __forceinline__ void sample_row(const Call& call, int64_t coun
     __syncthreads();
   }
   float top = kNever;
-  bool is_nan = false;
 #pragma unroll 1
-  for (int j = static_cast<int>(threadIdx.x); j < row.chunks; j += kThreads) {
-    is_nan |= row.tops[j] != row.tops[j];
-    top = fmaxf(top, row.tops[j]);
-  }
-  is_nan = __syncthreads_or(is_nan);
-  row.top = block_reduce(top, Larger());
-  if (threadIdx.x == 0) box.set(row);  // a row is alike for all threads: from here on it takes no registers
+  for (int j = thread_of(); j < row.chunks; j += kThreads) top = LargerOrNan()(top, row.tops[j]);
+  row.top = block_reduce(top, LargerOrNan());
+  if (thread_of() == 0) box.set(row);  // a row is alike for all threads: from here on it takes no registers
   __syncthreads();
-  finish_row(call, box.row(), b, is_nan, desk);
+  finish_row(call, box.row(), b, desk);
 }
 
 // Half of a multiprocessor's warps must be resident: 24 of 48 on the consumer parts, 32 of 64 on the others.

@@ -29,25 +29,63 @@ template <>
 struct Logits<Dtype::kFloat32> {
   using Element = float;
   static constexpr int kVector = 4;  // elements of 16 bytes
-  static __device__ __forceinline__ float at(const float* p) { return *p; }
-  static __device__ __forceinline__ void unpack(uint4 v, float* x) {
-    x[0] = of_bits(v.x), x[1] = of_bits(v.y), x[2] = of_bits(v.z), x[3] = of_bits(v.w);
+  static constexpr uint32_t kNeverBits = 0xff800000u;
+  static __device__ __forceinline__ float wide(float x) { return x; }
+  static __device__ __forceinline__ uint32_t bits(float x) { return bits_of(x); }
+  template <int N>
+  static __device__ __forceinline__ void unpack(const uint32_t (&words)[N], float* x) {
+#pragma unroll
+    for (int k = 0; k < N; ++k) x[k] = of_bits(words[k]);
+  }
+  template <int N>
+  static __device__ __forceinline__ float largest(const uint32_t (&words)[N]) {
+    float top = of_bits(words[0]);
+#pragma unroll
+    for (int k = 1; k < N; ++k) top = LargerOrNan()(top, of_bits(words[k]));
+    return top;
   }
 };
 template <Dtype D>
 struct HalfLogits {
   using Element = uint16_t;
   static constexpr int kVector = 8;
+  static constexpr uint32_t kNeverBits = D == Dtype::kBfloat16 ? 0xff80u : 0xfc00u;
   static __device__ __forceinline__ float wide(uint32_t bits) {
     return D == Dtype::kBfloat16 ? from_bfloat16(bits) : from_float16(bits);
   }
-  static __device__ __forceinline__ float at(const uint16_t* p) { return wide(*p); }
-  static __device__ __forceinline__ void unpack(uint4 v, float* x) {
-    const uint32_t words[4] = {v.x, v.y, v.z, v.w};
-    for (int i = 0; i < 4; ++i) {
-      x[2 * i] = wide(words[i] & 0xffffu);
-      x[2 * i + 1] = wide(words[i] >> 16);
+  static __device__ __forceinline__ uint32_t bits(uint16_t x) { return x; }
+  template <int N>
+  static __device__ __forceinline__ void unpack(const uint32_t (&words)[N], float* x) {
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      x[2 * k] = wide(words[k] & 0xffffu);
+      x[2 * k + 1] = wide(words[k] >> 16);
     }
+  }
+  template <int N>
+  static __device__ __forceinline__ float largest(const uint32_t (&words)[N]) {
+    uint32_t top = words[0];
+#pragma unroll
+    for (int k = 1; k < N; ++k) top = larger_pair(top, words[k]);
+    return LargerOrNan()(wide(top & 0xffffu), wide(top >> 16));
+  }
+  // LargerOrNan of the two logits of a word, in one instruction.
+  static __device__ __forceinline__ uint32_t larger_pair(uint32_t a, uint32_t b) {
+#ifdef __CUDA_ARCH__
+    uint32_t top;
+    if (D == Dtype::kBfloat16) {
+      asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(top) : "r"(a), "r"(b));
+    } else {
+      asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(top) : "r"(a), "r"(b));
+    }
+    return top;
+#else
+    const auto larger = [&](uint32_t mask, int shift) {
+      const float x = wide((a & mask) >> shift), y = wide((b & mask) >> shift);
+      return (y > x || y != y ? b : a) & mask;
+    };
+    return larger(0xffffu, 0) | larger(0xffff0000u, 16);
+#endif
   }
 };
 template <>
@@ -95,7 +133,10 @@ struct Row {
   float* moments;  // [3][chunks]
   float top = 0;
 
-  __device__ __forceinline__ float at(int i) const { return i < vocab ? Logits<D>::at(x + i) : kNever; }
+  __device__ __forceinline__ float at(int i) const { return i < vocab ? Logits<D>::wide(x[i]) : kNever; }
+  __device__ __forceinline__ uint32_t bits_at(int i) const {
+    return i < vocab ? Logits<D>::bits(x[i]) : Logits<D>::kNeverBits;
+  }
   __device__ __forceinline__ double scale(int j) const { return scale_of(tops[j]); }
   // chunk_scale without float64 but for the result.
   __device__ __forceinline__ double scale_of(float chunk_top) const {
@@ -109,7 +150,7 @@ struct Row {
   __device__ int64_t total_mass() const {
     int64_t sum = 0;
 #pragma unroll 1
-    for (int j = static_cast<int>(threadIdx.x); j < chunks; j += kThreads) sum += mass_of(sums[j], j);
+    for (int j = thread_of(); j < chunks; j += kThreads) sum += mass_of(sums[j], j);
     return block_sum(sum);
   }
 };

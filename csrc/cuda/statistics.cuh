@@ -9,27 +9,31 @@ namespace fastsample::cuda {
 constexpr int kPerLane = kChunk / 16;
 constexpr float kLog2eFloat = 1.4426950408889634f;
 
-template <Dtype D>
-static __device__ __forceinline__ void read_chunk(const Row<D>& row, int j, int lane, float* x) {
-  constexpr int n = Logits<D>::kVector;
-  const auto* chunk = row.x + static_cast<int64_t>(j) * kChunk;
-  if ((j + 1) * kChunk <= row.vocab && reinterpret_cast<uintptr_t>(chunk) % 16 == 0) {
-    uint4 v[kPerLane / n];
-#pragma unroll
-    for (int k = 0; k < kPerLane / n; ++k) v[k] = __ldg(reinterpret_cast<const uint4*>(chunk) + k * 16 + lane);
-#pragma unroll
-    for (int k = 0; k < kPerLane / n; ++k) Logits<D>::unpack(v[k], x + k * n);
-  } else {
-#pragma unroll
-    for (int k = 0; k < kPerLane; ++k) x[k] = row.at(j * kChunk + (k / n * 16 + lane) * n + k % n);
-  }
-}
-
-// Which token of the chunk read_chunk puts at x[k].
+// Which token of the chunk lies at x[k] of a lane.
 template <Dtype D>
 static __device__ __forceinline__ int place_of(int lane, int k) {
   constexpr int n = Logits<D>::kVector;
   return (k / n * 16 + lane) * n + k % n;
+}
+
+// A lane's logits, as many in a word as fit.
+template <Dtype D>
+static __device__ __forceinline__ void read_chunk(const Row<D>& row, int j, int lane, uint32_t* words) {
+  constexpr int n = Logits<D>::kVector, in_word = n / 4;
+  const auto* chunk = row.x + static_cast<int64_t>(j) * kChunk;
+  if ((j + 1) * kChunk <= row.vocab && reinterpret_cast<uintptr_t>(chunk) % 16 == 0) {
+#pragma unroll
+    for (int k = 0; k < kPerLane / n; ++k) {
+      const uint4 v = __ldg(reinterpret_cast<const uint4*>(chunk) + k * 16 + lane);
+      words[4 * k] = v.x, words[4 * k + 1] = v.y, words[4 * k + 2] = v.z, words[4 * k + 3] = v.w;
+    }
+  } else {
+#pragma unroll
+    for (int k = 0; k < kPerLane; ++k) {
+      const uint32_t bits = row.bits_at(j * kChunk + place_of<D>(lane, k));
+      words[k / in_word] = k % in_word ? words[k / in_word] | bits << 16 : bits;
+    }
+  }
 }
 
 template <class T, class F>
@@ -37,56 +41,73 @@ static __device__ __forceinline__ T half_warp_reduce(T v, F f) {
   for (int d = 8; d; d >>= 1) v = f(v, __shfl_xor_sync(kAll, v, d));
   return v;
 }
-struct LargerOrNan {
-  __device__ float operator()(float a, float b) const { return b > a || b != b ? b : a; }
+
+// The sum of a over a half-warp in its lower eight lanes, that of b in the upper ones: both by the shuffles of one.
+template <class T>
+static __device__ __forceinline__ T half_warp_sums(T a, T b, bool is_upper) {
+  T sum = (is_upper ? b : a) + __shfl_xor_sync(kAll, is_upper ? a : b, 8);
+  for (int d = 4; d; d >>= 1) sum += __shfl_xor_sync(kAll, sum, d);
+  return sum;
+}
+
+struct Part {  // of a chunk; `top` is the whole chunk's, the sums are one lane's
+  float top;
+  uint64_t weights;
+  float e, ed, down;  // of exp(x - top), that times x - top, and x - top
 };
 
 template <Dtype D, bool WithStats>
+static __device__ __forceinline__ Part part_of(const Row<D>& row, int j, int lane) {
+  uint32_t words[kPerLane * 4 / Logits<D>::kVector];
+  float x[kPerLane];
+  read_chunk(row, j, lane, words);
+  Part part = {half_warp_reduce(Logits<D>::largest(words), LargerOrNan()), 0, 0, 0, 0};
+  const float from = part.top > kNever ? part.top : 0.0f;  // -inf - -inf would be a NaN
+  Logits<D>::unpack(words, x);
+  part.weights = static_cast<uint32_t>(light_weight(x[kPerLane - 1], from, row.factor));
+#pragma unroll
+  for (int k = 0; k + 3 <= kPerLane; k += 3) {  // three fit in 32 unsigned bits: fewer 64-bit additions
+    part.weights += static_cast<uint32_t>(light_weight(x[k], from, row.factor)) +
+                    static_cast<uint32_t>(light_weight(x[k + 1], from, row.factor)) +
+                    static_cast<uint32_t>(light_weight(x[k + 2], from, row.factor));
+  }
+  if (WithStats) {
+#pragma unroll
+    for (int k = 0; k < kPerLane; ++k) {
+      const float d = plus(x[k], -from);
+      const float near = d > -69.0f ? d : -69.0f;  // 1e-30 of a maximum adds nothing, and -inf would add a NaN
+      const float one = scaled_pow2<0>(times(near, kLog2eFloat));
+      part.e += one;
+      part.ed = fused(one, near, part.ed);
+      if (j * kChunk + place_of<D>(lane, k) < row.vocab) part.down += d;
+    }
+  }
+  return part;
+}
+
+template <Dtype D, bool WithStats>
 static __device__ __forceinline__ void chunk_statistics(const Row<D>& row, int first, int step) {
-  const int half = static_cast<int>(threadIdx.x) / 16, lane = static_cast<int>(threadIdx.x) % 16;
-  for (int j = first + half; j - (half & 1) < row.chunks; j += step) {  // a warp's halves stay together: they shuffle
-    float x[kPerLane];
-    read_chunk(row, j, lane, x);
-    float top = x[0];
-    bool is_nan = x[0] != x[0];
-#pragma unroll
-    for (int k = 1; k < kPerLane; ++k) {
-      top = fmaxf(top, x[k]);
-      is_nan |= x[k] != x[k];
-    }
-    top = half_warp_reduce(is_nan ? __builtin_nanf("") : top, LargerOrNan());
-    const float from = top > kNever ? top : 0.0f;  // -inf - -inf would be a NaN
-    int64_t sum = 0;
-#pragma unroll
-    for (int k = 0; k < kPerLane; k += 2) {  // two weights fit in 32 unsigned bits: half as many 64-bit additions
-      sum += static_cast<uint32_t>(light_weight(x[k], from, row.factor)) +
-             static_cast<uint32_t>(light_weight(x[k + 1], from, row.factor));
-    }
-    sum = half_warp_reduce(sum, Add());
-    const bool is_written = lane == 0 && j < row.chunks;
+  const int half = thread_of() / 16, lane = thread_of() % 16;
+  const bool is_upper = lane >= 8;
+  // A warp's halves shuffle together: what a lane does depends on the warp's first chunk alone.
+  const auto is_any = [&](int j) { return j - (half & 1) < row.chunks; };
+  for (int j = first + half; is_any(j); j += 2 * step) {
+    const Part a = part_of<D, WithStats>(row, j, lane);
+    const Part b = is_any(j + step) ? part_of<D, WithStats>(row, j + step, lane) : Part{};
+    const int mine = is_upper ? j + step : j;
+    const bool is_written = lane % 8 == 0 && mine < row.chunks;
+    const uint64_t weights = half_warp_sums(a.weights, b.weights, is_upper);
     if (is_written) {
-      row.tops[j] = top;
-      row.sums[j] = sum;
+      row.tops[mine] = is_upper ? b.top : a.top;
+      row.sums[mine] = static_cast<int64_t>(weights);
     }
     if (WithStats) {
-      float e = 0, ed = 0, down = 0;
-#pragma unroll
-      for (int k = 0; k < kPerLane; ++k) {
-        const float d = plus(x[k], -from), z = times(d, kLog2eFloat);
-        if (z > -100.0f) {
-          const float one = scaled_pow2<0>(z);
-          e += one;
-          ed += one * d;
-        }
-        if (j * kChunk + place_of<D>(lane, k) < row.vocab) down += d;
-      }
-      e = half_warp_reduce(e, Add());
-      ed = half_warp_reduce(ed, Add());
-      down = half_warp_reduce(down, Add());
+      const float e = half_warp_sums(a.e, b.e, is_upper), ed = half_warp_sums(a.ed, b.ed, is_upper);
+      const float down = half_warp_sums(a.down, b.down, is_upper);
       if (is_written) {
-        row.moments[j] = e;
-        row.moments[row.chunks + j] = ed;
-        row.moments[2 * row.chunks + j] = down;
+        row.moments[mine] = e;
+        row.moments[row.chunks + mine] = ed;
+        row.moments[2 * row.chunks + mine] = down;
       }
     }
   }
