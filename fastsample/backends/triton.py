@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 from importlib.util import find_spec
@@ -15,8 +16,9 @@ from ..contract import CHUNK, Case
 name = "triton"
 MAX_VOCAB = 2**20
 CAPACITY = 2048  # candidates that a row's cut may have in memory
-TILE = 8  # chunks of one program of the first kernel
-WARPS = 8  # of the second kernel
+THREADS = 128  # of a program of the first kernel
+WARPS = 8  # of a program of the second kernel
+RESIDENT = 8  # programs of the first kernel that a multiprocessor holds at once
 STEPS = {torch.float32: 20, torch.bfloat16: 16, torch.float16: 19}  # bits of a logit's rank that can differ, at most 20
 
 
@@ -57,9 +59,27 @@ _workspaces: dict[tuple[int, int], Workspace] = {}
 _lock = threading.Lock()
 
 
-def first_warps(with_stats: bool) -> int:
-    """Of a program of the first kernel: statistics take twice the registers; half of all warps shall be resident."""
-    return 8 if with_stats else 4
+def share(with_stats: bool) -> int:
+    """Threads that read a chunk together: the fewer, the less is shuffled, but statistics need registers.
+
+    Witness: bench/kernel_cost.py. 8 instead of 16 takes a fifth off the issue slots; with statistics it would take
+    96 registers, with which less than half of a multiprocessor's warps are resident.
+    """
+    return 16 if with_stats else 8
+
+
+def programs(rows: int, chunks: int, tile: int, processors: int) -> int:
+    """Programs of the first kernel for each row: enough to fill the device, none without a tile of chunks."""
+    return max(1, min(-(-RESIDENT * processors // rows), -(-chunks // tile)))
+
+
+@functools.lru_cache(None)
+def _device(device: torch.device) -> tuple[int, int]:
+    """Multiprocessors, and threads of a warp. The interpreter has none: a few programs show what many would."""
+    if device.type == "cpu":
+        return 1, 32
+    properties = torch.cuda.get_device_properties(device)
+    return properties.multi_processor_count, properties.warp_size
 
 
 def scratch_words(chunks: int) -> int:
@@ -109,7 +129,9 @@ def _launch(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None) -> Non
     temperature = _pair(case.temperature)
     words = scratch_words(chunks)
     columns: tuple[Any, ...] = (None,) * 6 if stats is None else stats
-    kernels.chunk_statistics[case.rows, -(-chunks // TILE)](
+    processors, warp = _device(logits.device)
+    together = share(stats is not None)
+    kernels.chunk_statistics[case.rows, programs(case.rows, chunks, THREADS // together, processors)](
         *row,
         *temperature,
         space.tops,
@@ -117,8 +139,9 @@ def _launch(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None) -> Non
         space.scratch,
         words,
         WITH_STATS=stats is not None,
-        TILE=TILE,
-        num_warps=first_warps(stats is not None),
+        THREADS=THREADS,
+        SHARE=together,
+        num_warps=THREADS // warp,
         enable_fp_fusion=False,
     )
     kernels.finish_rows[case.rows,](

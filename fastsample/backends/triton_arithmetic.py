@@ -36,7 +36,11 @@ def scaled_pow2(z, MAGIC: tl.constexpr):
     """2^z * 2^(MAGIC - 1.5 * 2^23) as float32. Adding the magic number rounds z to the nearest integer, ties to even,
     and leaves that integer in the low bits, from where it goes into the exponent."""
     t = z + MAGIC
-    p = pow2_polynomial(z - (t - MAGIC))
+    return _with_exponent(pow2_polynomial(z - (t - MAGIC)), t)
+
+
+@triton.jit
+def _with_exponent(p, t):
     return (p.to(tl.int32, bitcast=True) + (t.to(tl.int32, bitcast=True) << 23)).to(tl.float32, bitcast=True)
 
 
@@ -45,6 +49,19 @@ def weight(x, chunk_top, c):
     """A token's int32 weight in [0, 2^30] relative to its chunk's maximum; 0 where x is -inf."""
     z = tl.maximum((x - chunk_top) * c, -32.0)
     return scaled_pow2(z, 12582942.0).to(tl.int32)  # 1.5 * 2^23 + 30
+
+
+@triton.jit
+def saturated_pow2(d, scale, SPAN: tl.constexpr, MAGIC: tl.constexpr):
+    """(2^z * 2^(MAGIC - 1.5 * 2^23), z / -SPAN) for z = max(d * c, -SPAN), SPAN a power of 2 and scale = -c / SPAN.
+
+    The bits of `scaled_pow2` for fewer instructions: a clamp to [0, 1] is a modifier of the product on NVIDIA, and the
+    factor SPAN goes into additions that become fused ones. Exact as long as `scale` is normal.
+    """
+    y = tl.minimum(tl.maximum(d * scale, 0.0), 1.0)
+    span = tl.full(y.shape, -SPAN, tl.float32)
+    t = tl.fma(y, span, MAGIC)
+    return _with_exponent(pow2_polynomial(tl.fma(y, span, MAGIC - t)), t), y
 
 
 @triton.jit

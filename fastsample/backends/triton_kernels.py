@@ -24,6 +24,7 @@ from .triton_arithmetic import (
     logarithm,
     mass,
     philox,
+    saturated_pow2,
     scaled_pow2,
     weight,
 )
@@ -58,7 +59,42 @@ def row_start(logits, stride, count, indices, b):
     return logits + tl.where(is_row, row, 0) * stride, is_row
 
 
-@triton.jit(do_not_specialize=["count", "vocab", "chunks", "temperature"])
+@triton.jit
+def store_statistics(x, i, j, vocab, chunks, c, tops, sums, moments, IS_WHOLE: tl.constexpr, WITH_STATS: tl.constexpr):
+    """Maximum, sum of weights and moments of chunks j [N]: their logits x and tokens i are [PIECES, N, LANES].
+
+    A chunk lies in pieces, a few threads to each, so that most of a reduction stays within a thread. IS_WHOLE: every
+    token is in the vocabulary, and the temperature is low enough for `saturated_pow2`.
+    """
+    top = tl.reduce(tl.reduce(x, 0, nan_max), 1, nan_max)
+    d = x - tl.where(top > float("-inf"), top, 0.0)[None, :, None]  # -inf - -inf would be a NaN
+    if WITH_STATS:  # here, not below: the order of the parts decides how many registers they take
+        down = d if IS_WHOLE else tl.where(i < vocab, d, 0.0)
+        tl.store(moments + 2 * chunks + j, tl.sum(tl.sum(down, 0), 1), mask=j < chunks)
+    if IS_WHOLE:
+        w, _ = saturated_pow2(d, c * (-1 / 32), 32.0, 12582942.0)  # 1.5 * 2^23 + 30, as in `weight`
+    else:
+        w = scaled_pow2(tl.maximum(d * c, -32.0), 12582942.0)
+    # Two weights fit in 32 unsigned bits: half as many 64-bit additions.
+    pairs = tl.reshape(w.to(tl.int32).to(tl.uint32), [2, x.shape[0] // 2, x.shape[1], x.shape[2]])
+    total = tl.sum(tl.sum(tl.sum(pairs, 0).to(tl.int64), 0), 1)
+    tl.store(tops + j, top, mask=j < chunks)
+    tl.store(sums + j, total, mask=j < chunks)
+    if WITH_STATS:
+        # A token 64 powers of two below its chunk's maximum counts as if it were there: 5e-20.
+        e, y = saturated_pow2(d, LOG2E / -64, 64.0, 12582912.0)
+        tl.store(moments + j, tl.sum(tl.sum(e, 0), 1), mask=j < chunks)
+        tl.store(moments + chunks + j, tl.sum(tl.sum(e * y, 0), 1) * (-64 / LOG2E), mask=j < chunks)
+
+
+@triton.jit
+def places(N: tl.constexpr, LANES: tl.constexpr):
+    """[CHUNK / LANES, N, LANES] int32: the tokens of N chunks."""
+    piece = tl.arange(0, CHUNK // LANES)[:, None, None] * LANES
+    return tl.arange(0, N)[None, :, None] * CHUNK + piece + tl.arange(0, LANES)[None, None, :]
+
+
+@triton.jit(do_not_specialize=["count", "vocab", "chunks", "temperature", "scratch_stride"])
 def chunk_statistics(
     logits,
     stride,
@@ -73,36 +109,35 @@ def chunk_statistics(
     moments,  # [B, 3, chunks] float32 in rows of `scratch_stride`: of e^(x - top), (x - top) e^(x - top) and x - top
     scratch_stride,
     WITH_STATS: tl.constexpr,
-    TILE: tl.constexpr,  # chunks of one program
+    THREADS: tl.constexpr,  # of a program
+    SHARE: tl.constexpr,  # threads that read a chunk together, 16 bytes at a time
 ):
-    """One program reads TILE chunks of one row."""
+    """A program reads every `num_programs(1)`-th tile of a row; what is the same for the whole row it computes once."""
     b = tl.program_id(0)
-    first = tl.program_id(1) * TILE
     start, is_row = row_start(logits, stride, count, indices, b)
-    columns = first * CHUNK + tl.arange(0, TILE)[:, None] * CHUNK + tl.arange(0, CHUNK)[None, :]
-    readable = tl.where(is_row, vocab, 0)
-    if (first + TILE) * CHUNK <= readable:  # without a mask the loads are 16 bytes wide, whatever V
-        x = tl.load(start + columns).to(tl.float32)
-    else:
-        x = tl.load(start + columns, mask=columns < readable, other=float("-inf")).to(tl.float32)
-    top = tl.reduce(x, 1, nan_max)
-    from_top = tl.where(top > float("-inf"), top, 0.0)[:, None]  # -inf - -inf would be a NaN
+    tops += b.to(tl.int64) * chunks
+    sums += b.to(tl.int64) * chunks
+    moments += b.to(tl.int64) * scratch_stride
     c = inverse_temperature(parameter(temperature, temperature_rows, b, tl.float32))
-    # Two weights fit in 32 unsigned bits: half as many 64-bit additions.
-    w = tl.reshape(weight(x, from_top, c).to(tl.uint32), [TILE, CHUNK // 2, 2])
-    total = tl.sum(tl.sum(w, 2).to(tl.int64), 1)
-    j = first + tl.arange(0, TILE)
-    at = b.to(tl.int64) * chunks + j
-    tl.store(tops + at, top, mask=j < chunks)
-    tl.store(sums + at, total, mask=j < chunks)
-    if WITH_STATS:
-        d = x - from_top
-        e = scaled_pow2(tl.maximum(d * LOG2E, -100.0), 12582912.0)
-        e = tl.where(d * LOG2E > -100.0, e, 0.0)
-        at = moments + b.to(tl.int64) * scratch_stride + j
-        tl.store(at, tl.sum(e, 1), mask=j < chunks)
-        tl.store(at + chunks, tl.sum(tl.where(e > 0, e * d, 0.0), 1), mask=j < chunks)
-        tl.store(at + 2 * chunks, tl.sum(tl.where(columns < vocab, d, 0.0), 1), mask=j < chunks)
+    readable = tl.where(is_row, vocab, 0)
+    VECTOR: tl.constexpr = 128 // logits.dtype.element_ty.primitive_bitwidth
+    TILE: tl.constexpr = THREADS // SHARE
+    # Whole tiles need no mask, which makes their loads 16 bytes wide whatever the vocabulary.
+    whole = tl.where(c >= 2.0**-121, readable // (TILE * CHUNK), 0)
+    columns = places(TILE, SHARE * VECTOR)
+    for tile in range(tl.program_id(1), whole, tl.num_programs(1)):
+        x = tl.load(start + tile * (TILE * CHUNK) + columns).to(tl.float32)
+        j = tile * TILE + tl.arange(0, TILE)
+        store_statistics(x, None, j, vocab, chunks, c, tops, sums, moments, True, WITH_STATS)
+    # The rest, in small tiles for the sake of registers, goes to the programs that had a tile less.
+    SMALL: tl.constexpr = THREADS // 16
+    columns = places(SMALL, 16 * VECTOR)
+    turn = (tl.program_id(1) + tl.num_programs(1) - whole % tl.num_programs(1)) % tl.num_programs(1)
+    for j0 in range(whole * TILE + turn * SMALL, chunks, tl.num_programs(1) * SMALL):
+        i = j0 * CHUNK + columns
+        x = tl.load(start + i, mask=i < readable, other=float("-inf")).to(tl.float32)
+        j = j0 + tl.arange(0, SMALL)
+        store_statistics(x, i, j, vocab, chunks, c, tops, sums, moments, False, WITH_STATS)
 
 
 @triton.jit

@@ -9,6 +9,8 @@ from sampling.cases import ROWS, assert_same, row, run, vectors
 from sampling.test_equality import PARAMETERS
 
 import fastsample
+from fastsample.backends import triton as backend
+from fastsample.reference import filtered
 
 from . import interpreter  # noqa: F401  (makes the interpreter exact)
 
@@ -40,6 +42,17 @@ def test_hostile_rows(kind):
         where = (kind, vocab, dtype, parameters)
         expected = run("reference", x, **parameters, seed=trial)
         assert_same(expected, run("triton", x, **parameters, seed=trial), where)
+
+
+@pytest.mark.parametrize("temperature", [1e-38, 1.0, 3.8e36, 5e37, 3e38])
+def test_every_chunk_has_its_sum(temperature):
+    """What the first kernel leaves, to the bit: of whole tiles and the tail, also where the quick weights give way."""
+    x = row("normal", 9000, np.random.default_rng(1)) * min(temperature * 2, 8e37)
+    run("triton", x[None], temperature=temperature)
+    tops, sums, *_ = backend._workspaces[0, 0]
+    expected = filtered(x.numpy(), float(np.float32(temperature)), 0, 1.0, 0.0).weight.sum(1)
+    assert sums[: len(expected)].tolist() == expected.tolist()
+    assert tops[: len(expected)].tolist() == [part.max().item() for part in x.split(256)]
 
 
 def test_invalid_rows_and_indices():

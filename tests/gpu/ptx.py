@@ -130,9 +130,10 @@ def kernels_of(case: Case, stats: Stats | None, arch: int) -> tuple[Compiled, Co
         arch,
         dtype,
         absent,
-        backend.first_warps(stats is not None),
+        backend.THREADS // 32,
         WITH_STATS=stats is not None,
-        TILE=backend.TILE,
+        THREADS=backend.THREADS,
+        SHARE=backend.share(stats is not None),
     )
     second = compile_kernel(
         source.finish_rows,
@@ -148,11 +149,14 @@ def kernels_of(case: Case, stats: Stats | None, arch: int) -> tuple[Compiled, Co
     return first, second
 
 
-def sample(case: Case, tokens: torch.Tensor, stats: Stats | None, arch: int = 90, seed: int = 1, races: bool = True):
-    """`backend.sample` on the emulator: every finding of both launches."""
+def sample(
+    case: Case, tokens: torch.Tensor, stats: Stats | None, arch: int = 90, seed: int = 1, races: bool = True, splits=2
+):
+    """`backend.sample` on the emulator: every finding of both launches; at most `splits` programs read a row."""
     E = emulator()
     chunks = -(-case.logits.shape[1] // CHUNK)
     words = backend.scratch_words(chunks)
+    tiles = backend.programs(1, chunks, backend.THREADS // backend.share(stats is not None), 10**6)
     space = dict(
         tops=torch.empty(case.rows * chunks, dtype=torch.float32),
         sums=torch.empty(case.rows * chunks, dtype=torch.int64),
@@ -182,7 +186,7 @@ def sample(case: Case, tokens: torch.Tensor, stats: Stats | None, arch: int = 90
     findings = []
     results = []
     for kernel, grid, is_written in (
-        (first, (case.rows, -(-chunks // backend.TILE)), False),
+        (first, (case.rows, min(splits, tiles)), False),
         (second, (case.rows,), True),
     ):
 

@@ -8,7 +8,6 @@ import torch
 from sampling.cases import vectors
 
 from fastsample.backends import triton as backend
-from fastsample.contract import CHUNK
 
 from . import cuda_ptx, draws, ptx
 
@@ -57,13 +56,12 @@ def test_triton(arch):
 
 
 @needs_triton
-def test_the_row_is_read_once():
-    """The first kernel asks for exactly the row's sectors; both are two launches of a workspace within its limit."""
-    d = draws.draws("normal", 32768, 1, 1)
-    tokens, stats = draws.blank(d.case)
-    _, (first, _) = ptx.sample(d.case, tokens, stats, races=False)
-    programs = 32768 // (CHUNK * backend.TILE)
-    around = first.stat["ld_sectors"] - 32768 * 4 // 32  # each warp also loads its row's temperature and index
-    assert 0 <= around <= 32 * programs
-    chunks = 2**20 // CHUNK
-    assert backend.scratch_words(chunks) * 4 <= 64 * 1024
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_row_is_read_once(dtype):
+    """The first kernel asks for exactly the row's sectors, and beside them for its parameters' once a warp."""
+    d = draws.draws("normal", 32768, 1, 1, dtype)
+    case = d.case._replace(logits=d.case.logits.clone())  # torch's memory starts at a sector, numpy's may not
+    tokens, stats = draws.blank(case)
+    _, (first, _) = ptx.sample(case, tokens, stats, races=False, splits=3)
+    parameters = 2 * 3 * backend.THREADS // 32  # temperature and index, of three programs
+    assert 0 < first.stat["ld_sectors"] - 32768 * dtype.itemsize // 32 <= parameters
