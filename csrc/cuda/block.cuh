@@ -22,6 +22,12 @@ static __device__ __forceinline__ int thread_of() {
 static __device__ __forceinline__ int lane_of() { return thread_of() & 31; }
 static __device__ __forceinline__ int warp_of() { return thread_of() >> 5; }
 
+// A barrier is for whole warps, and the compiler may have split the loop before it into several.
+static __device__ __forceinline__ void sync_block() {
+  __syncwarp();
+  __syncthreads();
+}
+
 struct Add {
   template <class T>
   __device__ T operator()(T a, T b) const {
@@ -63,10 +69,10 @@ static __device__ __forceinline__ T block_reduce(T v, F f) {
   __shared__ T partial[kWarps];
   v = warp_reduce(v, f);
   if (lane_of() == 0) partial[warp_of()] = v;
-  __syncthreads();
+  sync_block();
   v = partial[0];
   for (int w = 1; w < kWarps; ++w) v = f(v, partial[w]);
-  __syncthreads();  // the next call writes `partial`
+  sync_block();  // the next call writes `partial`
   return v;
 }
 template <class T>
@@ -84,9 +90,9 @@ static __device__ __forceinline__ T block_before(T v) {
     if (lane_of() >= d) sum += other;
   }
   if (lane_of() == 31) partial[warp_of()] = sum;
-  __syncthreads();
+  sync_block();
   for (int w = 0; w < warp_of(); ++w) sum += partial[w];
-  __syncthreads();
+  sync_block();
   return sum - v;
 }
 

@@ -80,9 +80,9 @@ class Filters {
   // A warp a chunk. Leaves the sums at or before b.high in row.sums, and the keys inside in the desk (as many as fit).
   __device__ __forceinline__ Swept sweep(Bracket b) {
     __shared__ int n_inside;
-    __syncthreads();  // the desk may still be read
+    sync_block();  // the desk may still be read
     if (thread_of() == 0) n_inside = 0;
-    __syncthreads();
+    sync_block();
     const Edge from(b.low), to(b.high);
     Swept s = {0, 0, 0, 0};
     int n_above = 0;
@@ -144,7 +144,7 @@ class Filters {
       for (int c = thread_of(); c < n; c += kThreads) {
         measure[c] = by_count ? 1 : row_.mass_of(weight_of(key[c]), chunk_of(key[c]));
       }
-      __syncthreads();
+      sync_block();
       const int64_t sure = reaching(key, measure, n, target + slack - above, *b);
       const int64_t possible = reaching(key, measure, n, target - slack - above, {sure, b->high});
       *b = {sure, possible + 1};
@@ -190,14 +190,14 @@ class Filters {
     __shared__ int64_t few[kFew];
     __shared__ int count;
     if (thread_of() == 0) count = 0;
-    __syncthreads();
+    sync_block();
 #pragma unroll 1
     for (int c = thread_of(); c < n; c += kThreads) {
       if (key[c] >= b.low && key[c] < b.high) few[atomicAdd(&count, 1)] = key[c];
     }
-    __syncthreads();
+    sync_block();
     if (const int c = thread_of(); c < count) key[c] = few[c];
-    __syncthreads();
+    sync_block();
   }
 
   // Within a chunk tokens are kept in the order of their keys, so what each adds to its chunk's mass is known exactly.
@@ -214,7 +214,7 @@ class Filters {
       for (int d = 0; d < n; ++d) weights += key[d] >= key[c] && chunk_of(key[d]) == j ? weight_of(key[d]) : 0;
       adds[c] = by_count ? 1 : row_.mass_of(weights, j) - row_.mass_of(weights - weight_of(key[c]), j);
     }
-    __syncthreads();
+    sync_block();
     int64_t reached = above;
 #pragma unroll 1
     for (int d = 0; is_one && d < n; ++d) reached += key[d] >= key[c] ? adds[d] : 0;
@@ -224,7 +224,7 @@ class Filters {
 #pragma unroll 1
     for (int d = 0; is_last && d < n; ++d) is_last = !(key[d] >= cut_ && key[d] < key[c] && chunk_of(key[d]) == j);
     if (is_last) row_.sums[j] = weights;
-    __syncthreads();
+    sync_block();
   }
 
   // min_p is a bound on the logit: the smallest that is near enough to the row's maximum.

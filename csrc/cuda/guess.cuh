@@ -114,7 +114,7 @@ class Guess {
       (block_sum(n) > kLook ? a : b) = middle;
     }
     if (thread_of() == 0) notes.n_taken = 0;
-    __syncthreads();
+    sync_block();
     const float first = at_rank(b);
     const auto take = [&](int j) {
       const int at = atomicAdd(&notes.n_taken, 1);
@@ -124,14 +124,14 @@ class Guess {
     for (int j = thread_of(); j < row_.chunks; j += kThreads) {
       if (row_.tops[j] >= first) take(j);
     }
-    __syncthreads();
+    sync_block();
 #pragma unroll 1
     for (int j = thread_of(); j < row_.chunks; j += kThreads) {
       if (row_.tops[j] >= floor && row_.tops[j] < first) take(j);
     }
-    __syncthreads();
+    sync_block();
     if (thread_of() == 0) notes.n_top = notes.n_taken < kLook ? notes.n_taken : kLook;
-    __syncthreads();
+    sync_block();
     float next = kNever;
     int n_rest = 0;
 #pragma unroll 1
@@ -148,7 +148,7 @@ class Guess {
       const bool is_one = n_rest > 0 && row_.tops[j] >= floor && !is_top(j);
       notes.chunk[kLook + thread_of()] = is_one ? j : -1;
     }
-    __syncthreads();
+    sync_block();
     if (thread_of() == 0) {
       int n = 0;
 #pragma unroll 1
@@ -157,7 +157,7 @@ class Guess {
       notes.next_top = next;
       notes.ratio = quotient(n_rest, n > 0 ? n : 1);
     }
-    __syncthreads();
+    sync_block();
   }
 
   __device__ bool is_top(int j) const {
@@ -189,7 +189,7 @@ class Guess {
   __device__ __forceinline__ void fill(float floor, float limit, float per) {
 #pragma unroll 1
     for (int b = thread_of(); b < kBins; b += kThreads) desk_.bins.top[b] = desk_.bins.rest[b] = 0;
-    __syncthreads();
+    sync_block();
     double under = 0;
     for_picked(
         [&](float x, int, int64_t measure, bool is_top) {
@@ -228,9 +228,9 @@ class Guess {
         break;
       }
     }
-    __syncthreads();
+    sync_block();
     const int bin = found;
-    __syncthreads();
+    sync_block();
     return bin;
   }
 

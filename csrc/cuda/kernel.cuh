@@ -32,10 +32,10 @@ static __device__ __forceinline__ int draw_one(int64_t v, int64_t at, int64_t* t
   __shared__ int where;
   const int64_t before = block_before(v);
   if (before <= at && at < before + v) where = thread_of(), taken = v;
-  __syncthreads();
+  sync_block();
   const int found = where;
   *term = taken;
-  __syncthreads();
+  sync_block();
   return found;
 }
 
@@ -61,7 +61,7 @@ static __device__ __forceinline__ Drawn draw(const Row<D>& row, bool is_greedy, 
     if (before <= in_row && in_row < before + m) chunk = first + k, of_chunk = m;
     before += m;
   }
-  __syncthreads();
+  sync_block();
   const int j = chunk, i = j * kChunk + thread_of();
   const float x = row.at(i);
   int64_t w = 0;
@@ -160,20 +160,20 @@ static __device__ __forceinline__ void sample_row(const Call& call, int64_t coun
   chunk_statistics<D, WithStats>(row, split * at_once, splits * at_once);
   if (splits > 1) {
     __threadfence();  // what this block wrote must be seen by the last one
-    __syncthreads();
+    sync_block();
     if (thread_of() == 0) is_last = atomicInc(space.ticket + b, splits - 1) == splits - 1u;
-    __syncthreads();
+    sync_block();
     if (!is_last) return;
     __threadfence();
   } else {
-    __syncthreads();
+    sync_block();
   }
   float top = kNever;
 #pragma unroll 1
   for (int j = thread_of(); j < row.chunks; j += kThreads) top = LargerOrNan()(top, row.tops[j]);
   row.top = block_reduce(top, LargerOrNan());
   if (thread_of() == 0) box.set(row);  // a row is alike for all threads: from here on it takes no registers
-  __syncthreads();
+  sync_block();
   finish_row(call, box.row(), b, desk);
 }
 

@@ -1,0 +1,41 @@
+"""What only the CUDA kernel's compiled code has: maxima of two packed logits, two chunks a turn."""
+
+import shutil
+
+import pytest
+import torch
+
+from fastsample.contract import row_status
+
+from . import cuda_ptx, draws, ptx
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not ptx.EMULATOR.exists(), reason=ptx.MISSING),
+    pytest.mark.skipif(shutil.which("nvcc") is None, reason=cuda_ptx.NO_NVCC),
+]
+SPECIAL = (float("nan"), -float("nan"), float("inf"), -float("inf"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("arch", ["80", "90a", "120"])
+def test_invalid_rows(arch, dtype):
+    """A NaN or an infinity is seen in whichever lane, word or chunk it lies, and -inf alone is not a row."""
+    places = [0, 1, 6, 7, 8, 15, 130, 255, 256, 258, 700, 767, 768, 4095, 4096, 4200]  # of three blocks or of one
+    x = torch.randn(4 * len(places), 4201, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for row, x_row in enumerate(x):
+        place, value = places[row // 4], SPECIAL[row % 4]
+        if row // 4 % 2:  # nothing else in it
+            x_row.fill_(-float("inf"))
+        x_row[place] = value
+    rows = torch.arange(len(x))
+    off = dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
+    case = draws.case_of(x, off, dict(seed=rows, stream=rows, position=rows, indices=rows))
+    expected = [row_status(x_row) for x_row in x]
+    assert set(expected) == {0, 1, 2, 3}
+    for splits in (1, 3):
+        tokens, stats = draws.blank(case)
+        found = cuda_ptx.sample(case, tokens, stats, arch, splits=splits, races=False).findings
+        assert not found
+        assert stats.status.tolist() == expected
+        assert [t == -1 for t in tokens.tolist()] == [e > 0 for e in expected]
