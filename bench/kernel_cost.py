@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STORED = ROOT / "bench/kernel_cost.json"
 VOCAB = 151_936
 CUDA_ARCHITECTURES = ("80", "86", "89", "90a", "100a", "120")
-CUDA_ELEMENTS = 32  # of a lane, in one turn of the streaming loop: two chunks
+CUDA_ELEMENTS = 32  # of a lane, in one turn of the streaming loop
 DEVICES = {"A100 80GB": 2.04e12, "H100 SXM": 3.35e12, "B200": 8.0e12, "RTX 4090": 1.008e12}  # bytes/s, datasheets
 WARPS_OF_SM = {"80": 64, "86": 48, "89": 48, "90": 64, "90a": 64, "100a": 64, "120": 48}
 SHARED_OF_SM = {"80": 164, "86": 100, "89": 100, "90": 228, "90a": 228, "100a": 228, "120": 100}  # kB
@@ -189,12 +189,12 @@ def triton_lines(folder: Path) -> list[dict]:
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             for stats in (False, True):
                 absent = frozenset({"indices", *([] if stats else ptx.STATS)})
-                one = dict(WITH_STATS=stats, THREADS=backend.THREADS, SHARE=backend.share(stats))
-                k = ptx.compile_kernel(kernels.chunk_statistics, arch, dtype, absent, backend.THREADS // 32, **one)
+                one = backend.first_constants(stats)
+                k = ptx.compile_kernel(kernels.chunk_statistics, arch, dtype, absent, backend.THREADS, **one)
                 name = f"triton 1 {str(dtype)[6:]}{' + statistics' if stats else ''}"
                 lines.append(triton_line(folder, k, name, arch, dtype.itemsize, 256 // backend.share(stats)))
-            two = dict(WITH_STATS=True, BLOCK=1024, CAPACITY=backend.CAPACITY, STEPS=backend.STEPS[dtype])
-            k = ptx.compile_kernel(kernels.finish_rows, arch, dtype, frozenset(), backend.WARPS, **two)
+            two = backend.second_constants(True, -(-VOCAB // 256), dtype)
+            k = ptx.compile_kernel(kernels.finish_rows, arch, dtype, frozenset(), backend.FINISHERS, **two)
             lines.append(triton_line(folder, k, f"triton 2 {str(dtype)[6:]} + statistics", arch, dtype.itemsize, 0))
     return lines
 

@@ -17,9 +17,9 @@ name = "triton"
 MAX_VOCAB = 2**20
 CAPACITY = 2048  # candidates that a row's cut may have in memory
 THREADS = 128  # of a program of the first kernel
-WARPS = 8  # of a program of the second kernel
+FINISHERS = 256  # threads of a program of the second kernel
 RESIDENT = 8  # programs of the first kernel that a multiprocessor holds at once
-STEPS = {torch.float32: 20, torch.bfloat16: 16, torch.float16: 19}  # bits of a logit's rank that can differ, at most 20
+SHIFT = {torch.float32: 0, torch.bfloat16: 16, torch.float16: 13}  # bits of a float32 that no such logit uses
 
 
 def why_not(case: Case) -> str | None:
@@ -66,6 +66,15 @@ def share(with_stats: bool) -> int:
     96 registers, with which less than half of a multiprocessor's warps are resident.
     """
     return 16 if with_stats else 8
+
+
+def first_constants(with_stats: bool) -> dict[str, Any]:
+    return dict(WITH_STATS=with_stats, THREADS=THREADS, SHARE=share(with_stats))
+
+
+def second_constants(with_stats: bool, chunks: int, dtype: torch.dtype) -> dict[str, Any]:
+    block = max(16, 1 << (chunks - 1).bit_length())
+    return dict(WITH_STATS=with_stats, BLOCK=block, CAPACITY=CAPACITY, SHIFT=SHIFT[dtype])
 
 
 def programs(rows: int, chunks: int, tile: int, processors: int) -> int:
@@ -130,17 +139,15 @@ def _launch(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None) -> Non
     words = scratch_words(chunks)
     columns: tuple[Any, ...] = (None,) * 6 if stats is None else stats
     processors, warp = _device(logits.device)
-    together = share(stats is not None)
-    kernels.chunk_statistics[case.rows, programs(case.rows, chunks, THREADS // together, processors)](
+    splits = programs(case.rows, chunks, THREADS // share(stats is not None), processors)
+    kernels.chunk_statistics[case.rows, splits](
         *row,
         *temperature,
         space.tops,
         space.sums,
         space.scratch,
         words,
-        WITH_STATS=stats is not None,
-        THREADS=THREADS,
-        SHARE=together,
+        **first_constants(stats is not None),
         num_warps=THREADS // warp,
         enable_fp_fusion=False,
     )
@@ -160,11 +167,8 @@ def _launch(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None) -> Non
         words,
         tokens,
         *columns,
-        WITH_STATS=stats is not None,
-        BLOCK=max(16, 1 << (chunks - 1).bit_length()),
-        CAPACITY=CAPACITY,
-        STEPS=STEPS[logits.dtype],
-        num_warps=WARPS,
+        **second_constants(stats is not None, chunks, logits.dtype),
+        num_warps=FINISHERS // warp,
         enable_fp_fusion=False,
     )
 

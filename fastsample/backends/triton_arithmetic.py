@@ -129,31 +129,32 @@ def philox(seed, stream, position):
 
 
 # A row's order, (logit descending, index ascending), as int64 keys: rank of the logit, then the index from behind.
+# SHIFT: bits that no logit of the row's type uses, so that next logits have next ranks (0 for float32).
 
 
 @triton.jit
-def rank(x):
-    """float32 to int32 of the same order; -0 and +0 are one value."""
+def rank(x, SHIFT: tl.constexpr):
+    """float32 to int64 of the same order; -0 and +0 are one value."""
     bits = tl.where(x == 0.0, 0.0, x).to(tl.int32, bitcast=True)
-    return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    return (tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits) >> SHIFT).to(tl.int64)
 
 
 @triton.jit
-def at_rank(r):
+def at_rank(r, SHIFT: tl.constexpr):
     """The float32 of a rank; no token has rank -1 (-0), which stands for +0."""
     r = tl.where(r == -1, 0, r).to(tl.int32)
-    return tl.where(r < 0, r ^ 0x7FFFFFFF, r).to(tl.float32, bitcast=True)
+    return tl.where(r < 0, (r << SHIFT) ^ (0x80000000 - (1 << SHIFT)), r << SHIFT).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def key_of(x, index):
-    return (rank(x).to(tl.int64) << INDEX_BITS) + (index ^ INDEX_MASK).to(tl.int64)
+def key_of(x, index, SHIFT: tl.constexpr):
+    return (rank(x, SHIFT) << INDEX_BITS) + (index ^ INDEX_MASK).to(tl.int64)
 
 
 @triton.jit
-def at_or_before(x, index, key):
+def at_or_before(x, index, key, SHIFT: tl.constexpr):
     """Whether tokens come at or before `key` in the order of the row: two float32 compares and one of int32."""
     r = key >> INDEX_BITS
-    value = at_rank(r)
+    value = at_rank(r, SHIFT)
     last = tl.where(r == -1, INDEX_MASK, (key & INDEX_MASK) ^ INDEX_MASK).to(tl.int32)
     return (x > value) | ((x == value) & (index <= last))

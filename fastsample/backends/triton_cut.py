@@ -48,6 +48,7 @@ def sweep(
     high,
     BLOCK: tl.constexpr,
     CAPACITY: tl.constexpr,
+    SHIFT: tl.constexpr,
 ):
     """Add up the tokens at or before `high`, and those at or before `low`; collect the keys in between.
 
@@ -56,7 +57,7 @@ def sweep(
     """
     j = tl.arange(0, BLOCK)
     chunk_top = tl.load(tops + j, mask=j < chunks, other=float("-inf"))
-    reaches = chunk_top >= at_rank(low >> INDEX_BITS)
+    reaches = chunk_top >= at_rank(low >> INDEX_BITS, SHIFT)
     n = tl.sum(reaches.to(tl.int32))
     tl.debug_barrier()
     tl.store(listing + tl.cumsum(reaches.to(tl.int32), 0) - 1, j, mask=reaches)
@@ -69,8 +70,8 @@ def sweep(
     for first in range(0, n, READ):
         chunk, t, i, x = read_chunks(start, vocab, listing, tops, first, n, READ)
         w = weight(x, t[:, None], c)
-        is_above = at_or_before(x, i, high)
-        is_inside = at_or_before(x, i, low) & (is_above == 0)
+        is_above = at_or_before(x, i, high, SHIFT)
+        is_inside = at_or_before(x, i, low, SHIFT) & (is_above == 0)
         weights = tl.sum(tl.where(is_above, w, 0).to(tl.int64), 1)
         inside = tl.sum(tl.where(is_inside, w, 0).to(tl.int64), 1)
         s = chunk_scale(t, top, c)
@@ -86,24 +87,26 @@ def sweep(
         if (n_more > 0) & (n_inside + n_more <= CAPACITY):
             place = n_inside + (tl.cumsum(count, 0) - count)[:, None] + tl.cumsum(is_inside.to(tl.int32), 1) - 1
             place = tl.where(is_inside, place, -1)  # a mask of its own would go through shared memory beside it
-            tl.store(candidates + place, key_of(x, i), mask=place >= 0)
+            tl.store(candidates + place, key_of(x, i, SHIFT), mask=place >= 0)
         n_inside += n_more
     tl.debug_barrier()
     return above, down_to_low, n_above, n_inside
 
 
 @triton.jit
-def unpack(keys, is_one, tops, top, c):
+def unpack(keys, is_one, tops, top, c, SHIFT: tl.constexpr):
     """Of candidates: token, chunk, weight and chunk scale."""
     i = ((keys & INDEX_MASK) ^ INDEX_MASK).to(tl.int32)
     chunk = tl.where(is_one, i // CHUNK, 0)
     t = tl.load(tops + chunk)
-    w = tl.where(is_one, weight(at_rank(keys >> INDEX_BITS), t, c), 0)
+    w = tl.where(is_one, weight(at_rank(keys >> INDEX_BITS, SHIFT), t, c), 0)
     return chunk, w.to(tl.int64), chunk_scale(t, top, c)
 
 
 @triton.jit
-def narrow(tops, sums, candidates, n, top, c, low, high, above, target, by_count, CAPACITY: tl.constexpr):
+def narrow(
+    tops, sums, candidates, n, top, c, low, high, above, target, by_count, CAPACITY: tl.constexpr, SHIFT: tl.constexpr
+):
     """Few candidates that hold the cut: keys of a range [low, high), moved to the front of `candidates`.
 
     The masses of single tokens are rounded down one by one, so their sum is off by less than 2 n + 2: only candidates
@@ -113,11 +116,12 @@ def narrow(tops, sums, candidates, n, top, c, low, high, above, target, by_count
     at = tl.arange(0, CAPACITY)
     is_one = at < n
     keys = tl.load(candidates + at, mask=is_one, other=0)
-    chunk, w, s = unpack(keys, is_one, tops, top, c)
+    chunk, w, s = unpack(keys, is_one, tops, top, c, SHIFT)
     measure = tl.where(is_one, tl.where(by_count, 1, mass(w, s)), 0)
     slack = tl.where(by_count, 0, 2 * n + 2).to(tl.int64)
     a, a2, b, b2 = low, low, high, high
-    while (b - a > 1) | (b2 - a2 > 1):
+    n_stay = n
+    while ((b - a > 1) | (b2 - a2 > 1)) & (n_stay > FEW):
         middle = a + (b - a) // 2
         middle2 = a2 + (b2 - a2) // 2
         is_sure = above + tl.sum(tl.where(keys >= middle, measure, 0)) >= target + slack
@@ -126,8 +130,8 @@ def narrow(tops, sums, candidates, n, top, c, low, high, above, target, by_count
         b = tl.where(is_sure, b, middle)
         a2 = tl.where(is_possible, middle2, a2)
         b2 = tl.where(is_possible, b2, middle2)
+        n_stay = tl.sum((is_one & (keys >= a) & (keys < b2)).to(tl.int32))
     stays = is_one & (keys >= a) & (keys < b2)
-    n_stay = tl.sum(stays.to(tl.int32))
     n_added = tl.sum((is_one & (keys >= b2)).to(tl.int64))
     if n_stay <= FEW:
         tl.debug_barrier()
@@ -138,7 +142,7 @@ def narrow(tops, sums, candidates, n, top, c, low, high, above, target, by_count
 
 
 @triton.jit
-def settle(tops, sums, candidates, n, top, c, above, n_above, target, by_count):
+def settle(tops, sums, candidates, n, top, c, above, n_above, target, by_count, SHIFT: tl.constexpr):
     """The cut among n <= FEW candidates: the last one that the target needs. Adds those kept to `sums`.
 
     Within a chunk tokens are kept in the order of their keys, so what each adds to its chunk's mass is known exactly.
@@ -147,7 +151,7 @@ def settle(tops, sums, candidates, n, top, c, above, n_above, target, by_count):
     at = tl.arange(0, FEW)
     is_one = at < n
     keys = tl.load(candidates + at, mask=is_one, other=0)
-    chunk, w, s = unpack(keys, is_one, tops, top, c)
+    chunk, w, s = unpack(keys, is_one, tops, top, c, SHIFT)
     is_not_later = is_one[None, :] & (keys[None, :] >= keys[:, None])
     is_same = is_one[None, :] & (chunk[None, :] == chunk[:, None])
     weights = tl.load(sums + chunk) + tl.sum(tl.where(is_not_later & is_same, w[None, :], 0), 1)
@@ -171,33 +175,50 @@ def row_mass(tops, sums, top, c, chunks, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def min_p_key(top, c, min_p):
+def min_p_key(top, c, min_p, SHIFT: tl.constexpr):
     """The key down to which tokens are near enough to the row's maximum: a search over float32, of no memory."""
     is_on = min_p > 0
     threshold = (logarithm(tl.where(is_on, min_p, 1.0).to(tl.float64)) * 1.4426950408889634).to(tl.float32)
-    b = rank(top).to(tl.int64)
-    a = tl.where(is_on, LOWEST_RANK - 1, b - 1)
+    b = rank(top, SHIFT)
+    a = tl.where(is_on, (LOWEST_RANK >> SHIFT) - 1, b - 1)
     while b - a > 1:
         middle = a + (b - a) // 2
-        is_near = (at_rank(middle) - top) * c >= threshold
+        is_near = (at_rank(middle, SHIFT) - top) * c >= threshold
         a = tl.where(is_near, a, middle)
         b = tl.where(is_near, middle, b)
-    return tl.where(is_on, b, LOWEST_RANK) << INDEX_BITS
+    return tl.where(is_on, b, LOWEST_RANK >> SHIFT) << INDEX_BITS
+
+
+@triton.jit
+def middle_part(low, high, vocab, n, missing, inside, CAPACITY: tl.constexpr):
+    """Where to look in [low, high), whose n tokens measure `inside`, for the one that completes `missing`.
+
+    The middle half; among tokens of one logit, which differ by index alone, as many as fit around the likely place.
+    """
+    last = high - 1
+    is_one_logit = (low >> INDEX_BITS) == (last >> INDEX_BITS)
+    first = tl.maximum(low, ((last >> INDEX_BITS) << INDEX_BITS) + INDEX_MASK - vocab)
+    span = (high - first).to(tl.float64)
+    place = high - (span * (missing.to(tl.float64) / inside.to(tl.float64))).to(tl.int64)
+    near = (span * (0.25 * CAPACITY) / n.to(tl.float64)).to(tl.int64) + 1
+    quarter = (high - low) // 4
+    a = tl.where(is_one_logit, tl.maximum(place - near, low), low + quarter)
+    return a, tl.where(is_one_logit, tl.maximum(tl.minimum(place + near, high), a + 1), high - quarter)
 
 
 @triton.jit
 def find_cut(
     start, vocab, chunks, tops, sums, listing, candidates, top, c, k, p, m,
-    BLOCK: tl.constexpr, CAPACITY: tl.constexpr, STEPS: tl.constexpr,
+    BLOCK: tl.constexpr, CAPACITY: tl.constexpr, SHIFT: tl.constexpr,
 ):  # fmt: skip
     """top_k, then top_p relative to it, then min_p: the key of the last token kept, and how many are kept.
 
     Leaves the sums of the kept weights in `sums`, so that the draw reads one chunk.
     """
-    cut = tl.full((), LOWEST_RANK, tl.int64) << INDEX_BITS
+    cut = tl.full((), LOWEST_RANK >> SHIFT, tl.int64) << INDEX_BITS
     n_kept = vocab.to(tl.int64)
-    end = (rank(top).to(tl.int64) + 1) << INDEX_BITS
-    near = min_p_key(top, c, m)
+    end = (rank(top, SHIFT) + 1) << INDEX_BITS
+    near = min_p_key(top, c, m, SHIFT)
     for phase in range(3):
         by_count = phase == 0
         is_on = (
@@ -209,13 +230,13 @@ def find_cut(
             target = tl.where(by_count, k.to(tl.int64), tl.ceil(total.to(tl.float64) * p.to(tl.float64)).to(tl.int64))
             a, b = near, near
             if phase < 2:
-                a, b = guess(start, vocab, chunks, tops, listing, top, c, low, target, total, by_count, BLOCK, STEPS)
+                a, b = guess(start, vocab, chunks, tops, listing, top, c, low, target, total, by_count, BLOCK, SHIFT)
                 a = tl.maximum(tl.minimum(a, high - 1), low)
                 b = tl.minimum(tl.maximum(b, a + 1), high)
             is_open = True
             while is_open:
                 above, down_to_a, n_above, n_inside = sweep(
-                    start, vocab, chunks, tops, sums, listing, candidates, top, c, a, b, BLOCK, CAPACITY
+                    start, vocab, chunks, tops, sums, listing, candidates, top, c, a, b, BLOCK, CAPACITY, SHIFT
                 )
                 reached = tl.where(by_count, n_above, above)
                 if a == b:  # the cut was known
@@ -239,17 +260,29 @@ def find_cut(
                     n_added = tl.full((), 0, tl.int64)
                     if (n_inside > FEW) & (n_inside <= CAPACITY):
                         a, b, n_stay, n_added = narrow(
-                            tops, sums, candidates, n_inside, top, c, low, high, reached, target, by_count, CAPACITY
+                            tops,
+                            sums,
+                            candidates,
+                            n_inside,
+                            top,
+                            c,
+                            low,
+                            high,
+                            reached,
+                            target,
+                            by_count,
+                            CAPACITY,
+                            SHIFT,
                         )
                         if n_stay <= FEW:
                             above = row_mass(tops, sums, top, c, chunks, BLOCK)
                             reached = tl.where(by_count, n_above + n_added, above)
                     if n_stay <= FEW:
                         cut, n_kept = settle(
-                            tops, sums, candidates, n_stay, top, c, reached, n_above + n_added, target, by_count
+                            tops, sums, candidates, n_stay, top, c, reached, n_above + n_added, target, by_count, SHIFT
                         )
                         is_open = False
-                    elif n_stay * 2 > n_inside:  # no headway among the candidates, or too many: the middle of the range
-                        a = low + (high - low) // 4
-                        b = high - (high - low) // 4
+                    elif n_stay * 2 > n_inside:  # no headway among the candidates, or too many
+                        down = tl.where(by_count, n_above + n_inside, down_to_a)
+                        a, b = middle_part(low, high, vocab, n_inside, target - reached, down - reached, CAPACITY)
     return cut, n_kept

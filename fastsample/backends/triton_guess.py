@@ -14,6 +14,7 @@ import triton.language as tl
 from .triton_arithmetic import CHUNK, INDEX_BITS, at_rank, chunk_scale, logarithm, rank, weight
 
 LOOK = tl.constexpr(16)  # chunks that a guess takes from the top, and as many from the rest
+STEPS = tl.constexpr(16)  # halvings of a bracket
 
 
 @triton.jit
@@ -28,8 +29,67 @@ def read_chunks(start, vocab, listing, tops, first, n, COUNT: tl.constexpr):
 
 
 @triton.jit
+def measures(x, chunk_top, limit, top, c, by_count):
+    """float32 [COUNT, CHUNK]: mass of each token, or 1 for each; 0 below `limit`."""
+    f = weight(x, chunk_top[:, None], c).to(tl.float32) * chunk_scale(chunk_top, top, c).to(tl.float32)[:, None]
+    return tl.where(x >= limit, tl.where(by_count, 1.0, f), 0.0)
+
+
+@triton.jit
+def between(a, b, step, SHIFT: tl.constexpr):
+    """A rank of [a, b): by turns halfway between the ranks and between the logits, as one of both may be lopsided."""
+    middle = rank(at_rank(a, SHIFT) * 0.5 + at_rank(b, SHIFT) * 0.5, SHIFT)
+    return tl.where(step % 2 == 0, tl.maximum(tl.minimum(middle, b - 1), a), a + (b - a) // 2)
+
+
+@triton.jit
+def flat_bracket(
+    start, vocab, tops, listing, n_rest, x1, f1, limit, floor, top, c, target, total, by_count, SHIFT: tl.constexpr
+):
+    """Of ranks, where the picked chunks x1 do not hold the cut: chunks spread over the rest stand for it."""
+    wanted = target.to(tl.float32)
+    n_spread = tl.minimum(n_rest, LOOK)
+    spread = tl.arange(0, LOOK)
+    is_spread = spread < n_spread
+    chunk2 = tl.load(listing + LOOK + (spread.to(tl.int64) * n_rest // n_spread), mask=is_spread, other=0)
+    top2 = tl.load(tops + chunk2)
+    i2 = chunk2[:, None] * CHUNK + tl.arange(0, CHUNK)[None, :]
+    x2 = tl.load(start + i2, mask=is_spread[:, None] & (i2 < vocab), other=float("-inf")).to(tl.float32)
+    f2 = measures(x2, top2, limit, top, c, by_count) * (n_rest.to(tl.float32) / n_spread.to(tl.float32))
+    # Below the cut the chunks are alike, so their tail is scaled.
+    offset = tl.where(by_count, 0.0, total.to(tl.float32) - tl.sum(f1) - tl.sum(f2))
+    lowest, highest = rank(floor, SHIFT), rank(top, SHIFT) + 1
+    a, b = lowest, highest
+    for step in range(STEPS):
+        middle = between(a, b, step, SHIFT)
+        v = at_rank(middle, SHIFT)
+        is_reached = offset + tl.sum(tl.where(x1 >= v, f1, 0.0)) + tl.sum(tl.where(x2 >= v, f2, 0.0)) >= wanted
+        a = tl.where(is_reached, middle, a)
+        b = tl.where(is_reached, b, middle)
+    # Widened by three standard deviations of the sampled tail.
+    is_tail = x2 < at_rank(a, SHIFT)
+    tail = tl.sum(tl.where(is_tail, f2 * f2, 0.0))
+    head = tl.sum(tl.where(is_tail, 0.0, f2 * f2))
+    slack = 3.0 * tl.sqrt(tl.where(by_count, tl.minimum(tail, head) + n_rest, tail))
+    a2, b2 = a, b
+    a, b = lowest, highest
+    for step in range(STEPS):
+        middle = between(a, b2, step, SHIFT)
+        v = at_rank(middle, SHIFT)
+        s = offset + tl.sum(tl.where(x1 >= v, f1, 0.0)) + tl.sum(tl.where(x2 >= v, f2, 0.0))
+        a = tl.where(s >= wanted + slack, middle, a)
+        b2 = tl.where(s >= wanted + slack, b2, middle)
+        middle = between(a2, b, step, SHIFT)
+        v = at_rank(middle, SHIFT)
+        s = offset + tl.sum(tl.where(x1 >= v, f1, 0.0)) + tl.sum(tl.where(x2 >= v, f2, 0.0))
+        a2 = tl.where(s >= wanted - slack, middle, a2)
+        b = tl.where(s >= wanted - slack, b, middle)
+    return a, b
+
+
+@triton.jit
 def guess(
-    start, vocab, chunks, tops, listing, top, c, low, target, total, by_count, BLOCK: tl.constexpr, STEPS: tl.constexpr
+    start, vocab, chunks, tops, listing, top, c, low, target, total, by_count, BLOCK: tl.constexpr, SHIFT: tl.constexpr
 ):
     """A bracket of keys that should hold the cut. Decides nothing: floats will do."""
     j = tl.arange(0, BLOCK)
@@ -37,18 +97,19 @@ def guess(
     # All tokens below `floor` together weigh less than what may be missing from the total.
     missing = tl.maximum(total - target, 1).to(tl.float64) / vocab.to(tl.float64)
     depth = (logarithm(missing) * 1.4426950408889634 - 30.0).to(tl.float32)
-    floor = at_rank(low >> INDEX_BITS)
-    floor = tl.where(by_count, floor, tl.maximum(floor, top + depth / c))
+    limit = at_rank(low >> INDEX_BITS, SHIFT)
+    floor = tl.where(by_count, limit, tl.maximum(limit, top + depth / c))
     # The chunks with the highest maxima: all from `b` up, and of those in [a, b) the first ones.
-    a, b = rank(floor).to(tl.int64), rank(top).to(tl.int64) + 1
-    for _ in range(20):
-        middle = a + (b - a) // 2
-        is_many = tl.sum((chunk_top >= at_rank(middle)).to(tl.int32)) > LOOK
+    a, b = rank(floor, SHIFT), rank(top, SHIFT) + 1
+    n_reach = tl.sum((chunk_top >= floor).to(tl.int32))
+    for step in range(tl.where(n_reach > LOOK, STEPS, 0)):
+        middle = between(a, b, step, SHIFT)
+        is_many = tl.sum((chunk_top >= at_rank(middle, SHIFT)).to(tl.int32)) > LOOK
         a = tl.where(is_many, middle, a)
         b = tl.where(is_many, b, middle)
-    is_first = chunk_top >= at_rank(b)
+    is_first = chunk_top >= at_rank(b, SHIFT)
     n_first = tl.sum(is_first.to(tl.int32))
-    is_next = (chunk_top >= floor) & (chunk_top < at_rank(b))
+    is_next = (chunk_top >= floor) & (chunk_top < at_rank(b, SHIFT))
     place = tl.where(is_first, tl.cumsum(is_first.to(tl.int32), 0), n_first + tl.cumsum(is_next.to(tl.int32), 0)) - 1
     is_picked = is_first | (is_next & (place < LOOK))
     n_picked = tl.sum(is_picked.to(tl.int32))
@@ -58,49 +119,19 @@ def guess(
     tl.store(listing + place, j, mask=is_picked | is_rest)
     tl.debug_barrier()
     next_top = tl.max(tl.where(is_rest, chunk_top, floor))
-    _, top1, _, x1 = read_chunks(start, vocab, listing, tops, 0, n_picked, LOOK)
-    f1 = weight(x1, top1[:, None], c).to(tl.float32) * chunk_scale(top1, top, c).to(tl.float32)[:, None]
-    f1 = tl.where(x1 >= at_rank(low >> INDEX_BITS), tl.where(by_count, 1.0, f1), 0.0)
+    _chunk, top1, _i, x1 = read_chunks(start, vocab, listing, tops, 0, n_picked, LOOK)
+    f1 = measures(x1, top1, limit, top, c, by_count)
     wanted = target.to(tl.float32)
-    is_enough = (n_rest == 0) | (tl.sum(tl.where(x1 >= next_top, f1, 0.0)) >= wanted)
-    # A flat row: chunks spread over the rest stand for it. Below the cut the chunks are alike, so their tail is scaled.
-    n_spread = tl.where(is_enough, 0, tl.minimum(n_rest, LOOK))
-    spread = tl.arange(0, LOOK)
-    is_spread = spread < n_spread
-    chunk2 = tl.load(
-        listing + LOOK + (spread.to(tl.int64) * n_rest // tl.maximum(n_spread, 1)), mask=is_spread, other=0
-    )
-    top2 = tl.load(tops + chunk2)
-    i2 = chunk2[:, None] * CHUNK + tl.arange(0, CHUNK)[None, :]
-    x2 = tl.load(start + i2, mask=is_spread[:, None] & (i2 < vocab), other=float("-inf")).to(tl.float32)
-    f2 = weight(x2, top2[:, None], c).to(tl.float32) * chunk_scale(top2, top, c).to(tl.float32)[:, None]
-    f2 = tl.where(x2 >= at_rank(low >> INDEX_BITS), tl.where(by_count, 1.0, f2), 0.0)
-    f2 = f2 * tl.where(is_enough, 0.0, n_rest.to(tl.float32) / tl.maximum(n_spread, 1).to(tl.float32))
-    offset = tl.where(is_enough | by_count, 0.0, total.to(tl.float32) - tl.sum(f1) - tl.sum(f2))
-    a = rank(tl.where(is_enough, next_top, floor)).to(tl.int64)
-    b = rank(top).to(tl.int64) + 1
-    for _ in range(STEPS):
-        middle = a + (b - a) // 2
-        v = at_rank(middle)
-        is_reached = offset + tl.sum(tl.where(x1 >= v, f1, 0.0)) + tl.sum(tl.where(x2 >= v, f2, 0.0)) >= wanted
-        a = tl.where(is_reached, middle, a)
-        b = tl.where(is_reached, b, middle)
-    if is_enough == 0:  # widen by three standard deviations of the sampled tail
-        is_tail = x2 < at_rank(a)
-        tail = tl.sum(tl.where(is_tail, f2 * f2, 0.0))
-        head = tl.sum(tl.where(is_tail, 0.0, f2 * f2))
-        slack = 3.0 * tl.sqrt(tl.where(by_count, tl.minimum(tail, head) + n_rest, tail))
-        a, b = rank(floor).to(tl.int64), rank(top).to(tl.int64) + 1
-        a2, b2 = a, b
-        for _ in range(STEPS):
-            middle = a + (b2 - a) // 2
-            v = at_rank(middle)
-            s = offset + tl.sum(tl.where(x1 >= v, f1, 0.0)) + tl.sum(tl.where(x2 >= v, f2, 0.0))
-            a = tl.where(s >= wanted + slack, middle, a)
-            b2 = tl.where(s >= wanted + slack, b2, middle)
-            middle = a2 + (b - a2) // 2
-            v = at_rank(middle)
-            s = offset + tl.sum(tl.where(x1 >= v, f1, 0.0)) + tl.sum(tl.where(x2 >= v, f2, 0.0))
-            a2 = tl.where(s >= wanted - slack, middle, a2)
-            b = tl.where(s >= wanted - slack, b, middle)
+    b = rank(top, SHIFT) + 1
+    if (n_rest == 0) | (tl.sum(tl.where(x1 >= next_top, f1, 0.0)) >= wanted):
+        a = rank(next_top, SHIFT)
+        for step in range(STEPS):
+            middle = between(a, b, step, SHIFT)
+            is_reached = tl.sum(tl.where(x1 >= at_rank(middle, SHIFT), f1, 0.0)) >= wanted
+            a = tl.where(is_reached, middle, a)
+            b = tl.where(is_reached, b, middle)
+    else:
+        a, b = flat_bracket(
+            start, vocab, tops, listing, n_rest, x1, f1, limit, floor, top, c, target, total, by_count, SHIFT
+        )
     return a << INDEX_BITS, b << INDEX_BITS

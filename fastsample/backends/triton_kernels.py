@@ -197,7 +197,7 @@ def finish_rows(
     WITH_STATS: tl.constexpr,
     BLOCK: tl.constexpr,  # power of 2 >= chunks
     CAPACITY: tl.constexpr,
-    STEPS: tl.constexpr,  # bits of a logit's rank that a guess looks at
+    SHIFT: tl.constexpr,  # bits of a float32 that no logit of this type uses
 ):
     """One program turns one row's statistics into its token: filters, exact cut, draw, statistics."""
     b = tl.program_id(0)
@@ -225,7 +225,7 @@ def finish_rows(
     else:
         t = parameter(temperature, temperature_rows, b, tl.float32)
         c = inverse_temperature(t)
-        cut = tl.full((), LOWEST_RANK, tl.int64) << INDEX_BITS
+        cut = tl.full((), LOWEST_RANK >> SHIFT, tl.int64) << INDEX_BITS
         n_kept = vocab.to(tl.int64)
         if WITH_STATS:
             log_sum, row_entropy, certainty = raw_statistics(moments, tops, top, chunks, vocab, BLOCK)
@@ -235,7 +235,7 @@ def finish_rows(
             p = parameter(top_p, top_p_rows, b, tl.float32)
             m = parameter(min_p, min_p_rows, b, tl.float32)
             cut, n_kept = find_cut(
-                start, vocab, chunks, tops, sums, listing, candidates, top, c, k, p, m, BLOCK, CAPACITY, STEPS
+                start, vocab, chunks, tops, sums, listing, candidates, top, c, k, p, m, BLOCK, CAPACITY, SHIFT
             )
             K = tl.load(sums + j, mask=j < chunks, other=0)
             G = mass(K, chunk_scale(chunk_top, top, c))
@@ -256,7 +256,7 @@ def finish_rows(
         i = chunk * CHUNK + tl.arange(0, CHUNK)
         x = tl.load(start + i, mask=i < vocab, other=float("-inf")).to(tl.float32)
         x_top = tl.max(x)
-        w = tl.where(t > 0, tl.where(at_or_before(x, i, cut), weight(x, x_top, c), 0), (x == x_top).to(tl.int32))
+        w = tl.where(t > 0, tl.where(at_or_before(x, i, cut, SHIFT), weight(x, x_top, c), 0), (x == x_top).to(tl.int32))
         w = w.to(tl.int64)
         in_chunk = tl.where(t > 0, high_product(u2, tl.sum(w).to(tl.uint64)).to(tl.int64), 0)
         token = chunk * CHUNK + tl.sum((tl.cumsum(w, 0) <= in_chunk).to(tl.int32))

@@ -65,9 +65,10 @@ def blank(case: Case) -> tuple[torch.Tensor, Stats]:
     return torch.full((case.rows,), -2, dtype=torch.int64), empty_stats(case)
 
 
-def differs(d: Draws, tokens: torch.Tensor, stats: Stats) -> bool:
-    kept = [k if k >= 0 else s for k, s in zip(d.kept, stats.kept.tolist())]  # -1: the vectors do not say
-    return tokens.tolist() != d.tokens or stats.kept.tolist() != kept
+def differs(d: Draws, tokens: torch.Tensor, stats: Stats | None) -> bool:
+    kept = d.kept if stats is None else stats.kept.tolist()
+    wanted = [k if k >= 0 else found for k, found in zip(d.kept, kept)]  # -1: the vectors do not say
+    return tokens.tolist() != d.tokens or kept != wanted
 
 
 def is_explained(finding: str) -> bool:

@@ -61,15 +61,12 @@ TYPES = {
 }
 
 
-def compile_kernel(fn, arch: int, dtype: torch.dtype, absent: frozenset[str], warps: int, **constants: Any) -> Compiled:
-    """One of the Triton kernels as PTX and cubin; `absent` names the optional pointers that are None."""
-    return _compile(fn, arch, dtype, absent, warps, tuple(sorted(constants.items())))
+def compile_for(target, fn, dtype: torch.dtype, absent: frozenset[str], threads: int, **constants: Any):
+    """One of the Triton kernels ahead of time, and the names of the arguments that are passed, in order.
 
-
-@functools.lru_cache(None)
-def _compile(fn, arch, dtype, absent, warps, constants) -> Compiled:
+    `absent` names the optional pointers that are None.
+    """
     import triton
-    from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     signature, fixed, attributes, passed = {}, dict(constants), {}, []
@@ -84,11 +81,19 @@ def _compile(fn, arch, dtype, absent, warps, constants) -> Compiled:
         if signature[name].startswith("*") or name == "stride":
             attributes[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(fn=fn, signature=signature, constexprs=fixed, attrs=attributes)
-    target = GPUTarget("cuda", arch, 32)
-    k = triton.compile(source, target=target, options=dict(num_warps=warps, enable_fp_fusion=False))
-    return Compiled(
-        k.asm["ptx"], k.asm["cubin"], k.metadata.name, k.metadata.num_warps * 32, k.metadata.shared, tuple(passed)
-    )
+    options = dict(num_warps=threads // target.warp_size, enable_fp_fusion=False)
+    return triton.compile(source, target=target, options=options), tuple(passed)
+
+
+@functools.lru_cache(None)
+def compile_kernel(
+    fn, arch: int, dtype: torch.dtype, absent: frozenset[str], threads: int, **constants: Any
+) -> Compiled:
+    """The same as PTX and cubin, for an NVIDIA architecture."""
+    from triton.backends.compiler import GPUTarget
+
+    k, passed = compile_for(GPUTarget("cuda", arch, 32), fn, dtype, absent, threads, **constants)
+    return Compiled(k.asm["ptx"], k.asm["cubin"], k.metadata.name, threads, k.metadata.shared, passed)
 
 
 @functools.lru_cache(None)
@@ -126,25 +131,15 @@ def kernels_of(case: Case, stats: Stats | None, arch: int) -> tuple[Compiled, Co
     absent, dtype = absent_of(case, stats), case.logits.dtype
     chunks = -(-case.logits.shape[1] // CHUNK)
     first = compile_kernel(
-        source.chunk_statistics,
-        arch,
-        dtype,
-        absent,
-        backend.THREADS // 32,
-        WITH_STATS=stats is not None,
-        THREADS=backend.THREADS,
-        SHARE=backend.share(stats is not None),
+        source.chunk_statistics, arch, dtype, absent, backend.THREADS, **backend.first_constants(stats is not None)
     )
     second = compile_kernel(
         source.finish_rows,
         arch,
         dtype,
         absent,
-        backend.WARPS,
-        WITH_STATS=stats is not None,
-        BLOCK=max(16, 1 << (chunks - 1).bit_length()),
-        CAPACITY=backend.CAPACITY,
-        STEPS=backend.STEPS[dtype],
+        backend.FINISHERS,
+        **backend.second_constants(stats is not None, chunks, dtype),
     )
     return first, second
 

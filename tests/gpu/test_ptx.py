@@ -46,10 +46,10 @@ def test_cuda_half_precision():
 @pytest.mark.parametrize("arch", ptx.ARCHITECTURES)
 def test_triton(arch):
     """The same for the two Triton kernels, whose shared-memory reductions write equal values twice."""
-    for i, d in enumerate(
-        small_vectors(8 if arch == 90 else 24) + draws.hostile((1000,), 2, arch)[:: 1 if arch == 90 else 4]
-    ):
+    todo = small_vectors(8 if arch == 90 else 24) + draws.hostile((1000,), 2, arch)[:: 1 if arch == 90 else 4]
+    for i, d in enumerate(todo):
         tokens, stats = draws.blank(d.case)
+        stats = None if i % 4 == 3 else stats  # without statistics the kernels are others
         findings, _ = ptx.sample(d.case, tokens, stats, arch, seed=1 + i % 5)
         assert not draws.differs(d, tokens, stats), (d.name, tokens, d.tokens)
         assert not [f for f in findings if not draws.is_explained(f)], (d.name, findings)
