@@ -3,8 +3,8 @@
 The text of a sample is fixed by (model, prompt, temperature and filters, seed, stream): the randomness of a token comes
 from (seed, stream, position), where position is the token's index in prompt + sample, never from the row or the batch.
 The model's own arithmetic may still round a row differently in another batch, and so turn a draw that stands on the
-edge. On the CPU with `prepack=True` it does not: a row's logits are the same bits alone and in any batch (models that
-take the kernel path of `attention`: no soft-capping, no window shorter than the text).
+edge. On the CPU it does not, in float32 and bfloat16: a row's logits are the same bits in every batch of two rows or
+more, and with `prepack=True` alone too (models without soft-capping and without a window shorter than the text).
 """
 
 from __future__ import annotations

@@ -6,11 +6,12 @@ processors, and in every dtype a weight in oneDNN's own layout ("packed") is rea
     milliseconds, one core of an AMD EPYC 9005      F.linear  oneDNN  packed
     64 x 576 by 576 x 1536, float32                     1.43    0.69    0.58
                             bfloat16                    0.45    0.36    0.31
+    2 x 576 by 576 x 1536,  float32                     0.39    0.22    0.22
     1 x 576 by 576 x 49152, float32                     10.3     7.1     4.6
                             bfloat16                     5.5     5.5     2.3
 
-Packed weights are a second copy of the weights; in return one row's result is the same in a batch of any size, bit for
-bit, which plain float32 products do not give. The two operators are private to torch: where they are missing or fail
+And one row's result is the same in a batch of any size, bit for bit, which torch's own float32 products do not give.
+Packed weights are a second copy of the weights. The two operators are private to torch: where they are missing or fail
 on a small example, the model's own layers are used, and `why_not` says so.
 """
 
@@ -24,32 +25,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Below so many rows F.linear is as fast in float32 (swept 1 ... 512 rows for the shapes of a 135M model).
-PLAIN_ROWS = 8
-PLAIN_NUMBERS = 1 << 22  # but a weight of so many numbers is read faster by oneDNN even for one row
 PACKED_FOR = 64  # the number of rows that oneDNN lays the weight out for; 1 ... 512 rows run equally well on it
 
 
 class Linears:
     """The model's linear layers, to be run by oneDNN under `with linears.fast():`. The model is not changed outside.
 
-    prepack: make packed copies of the weights (their bytes again), and use them for every number of rows
+    prepack: make packed copies of the weights (their bytes again) and read those
     """
 
     def __init__(self, model: nn.Module, *, prepack: bool = False) -> None:
         self.layers: list[tuple[nn.Linear, Callable[[Tensor], Tensor]]] = []
-        self.packed_bytes = 0
         self.objection = why_not(model)
         if self.objection is not None:
             return
         for layer in model.modules():
             if type(layer) is not nn.Linear:
                 continue  # a subclass does something of its own
-            if prepack:
-                self.packed_bytes += layer.weight.nbytes
-                self.layers.append((layer, _packed(layer)))
-            elif layer.weight.dtype == torch.float32:
-                self.layers.append((layer, _plain(layer)))
+            self.layers.append((layer, _packed(layer) if prepack else _plain(layer)))
 
     @contextmanager
     def fast(self) -> Iterator[None]:
@@ -74,22 +67,35 @@ def why_not(model: nn.Module) -> str | None:
         return f"the model is on {weight.device}"
     if weight.dtype not in (torch.float32, torch.bfloat16):
         return f"the weights are {weight.dtype}"
-    return _missing(weight.dtype)
+    return missing(weight.dtype)
 
 
 @cache
-def _missing(dtype: torch.dtype) -> str | None:
+def missing(dtype: torch.dtype) -> str | None:
+    """Why there is no `product` for a dtype on this machine, in one sentence, or None."""
     try:
         weight = torch.arange(32 * 16).reshape(32, 16).remainder(7).to(dtype)
         x = torch.arange(3 * 16).reshape(3, 1, 16).remainder(5).to(dtype)
         want = (x.float() @ weight.float().T + 1).to(dtype)
         bias = torch.ones(32, dtype=dtype)
-        for w in (weight, _pack(weight)):
+        for w in (weight, weight.T.contiguous().T, _pack(weight)):
             if not torch.equal(_run(x, w, bias), want):
                 return f"oneDNN's linear operator of torch {torch.__version__} gives another result"
     except (AttributeError, RuntimeError, TypeError) as error:
         return f"torch {torch.__version__} has no oneDNN linear operator for {dtype}: {str(error).splitlines()[0]}"
     return None
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [..., K] times the transposed weight [M, K], plain, a transposed view or packed: [..., M].
+
+    With a weight of one layout, a row's result is the same bits among any number of rows (held for 1 ... 200 rows,
+    float32 and bfloat16).
+    """
+    if x.numel() > x.shape[-1]:
+        return _run(x, weight, bias)
+    # One row may take another kernel, whose rounding differs; two take the one of all larger batches.
+    return _run(torch.cat([x.reshape(1, -1)] * 2), weight, bias)[:1].reshape(*x.shape[:-1], -1)
 
 
 def _run(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -102,10 +108,9 @@ def _pack(weight: Tensor) -> Tensor:
 
 def _plain(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
-        is_small = x.numel() < PLAIN_ROWS * layer.in_features and layer.weight.numel() < PLAIN_NUMBERS
-        if is_small or x.dtype != layer.weight.dtype:
+        if x.dtype != layer.weight.dtype:
             return nn.functional.linear(x, layer.weight, layer.bias)
-        return _run(x, layer.weight, layer.bias)
+        return _run(x, layer.weight, layer.bias)  # and not `product`: one row as two would take a quarter longer
 
     return forward
 
@@ -120,11 +125,7 @@ def _packed(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
             return nn.functional.linear(x, weight, layer.bias)
         if weight._version != version:  # the weights were written to since
             packed, version = _pack(weight), weight._version
-        if x.numel() == layer.in_features:
-            # One row may take another kernel, whose rounding differs; two take the one of all larger batches.
-            two = torch.cat([x.reshape(1, -1)] * 2)
-            return _run(two, packed, layer.bias)[:1].reshape(*x.shape[:-1], -1)
-        return _run(x, packed, layer.bias)
+        return product(x, packed, layer.bias)
 
     return forward
 

@@ -1,7 +1,8 @@
 """How many bytes a run takes, and how many samples fit: what `fastsample plan` prints.
 
 Per token and layer a cache holds 2 * H_kv * D numbers (K and V). Shared, the prompt is stored once and each sample has
-a tail, whose storage doubles as it grows; repeated, each sample holds its own copy of the prompt.
+a tail, whose storage doubles as it grows and stops at a layer's window; repeated, each sample holds its own copy of the
+prompt.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-FIRST_TAIL = 64  # as prefix_cache.FIRST_TAIL; a test holds the two equal
+FIRST_TAIL = 16  # columns of storage that a tail gets at first; then doubled whenever it is full
+VECTOR = 16  # columns that the CPU's kernels sum side by side
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def plan(
     text = config.get_text_config(decoder=True)
     layers = layers_of(text)
     prefix = sum(width * min(prompt_tokens, window - 1 if window else prompt_tokens) for width, window in layers)
-    tail = sum(width for width, _ in layers) * allocated(max_new_tokens)
+    tail = sum(width * allocated(max_new_tokens, window and ring_of(window)) for width, window in layers)
     length = prompt_tokens + max_new_tokens
     copy = sum(width * min(length, window if window else length) for width, window in layers)
     row = 4 * text.vocab_size
@@ -103,12 +105,22 @@ def layers_of(text: Any) -> list[tuple[int, int | None]]:
     return layers
 
 
-def allocated(tokens: int) -> int:
-    """The columns of storage that a tail of so many tokens has: the first allocation, doubled until it suffices."""
+def allocated(tokens: int, ring: int | None = None) -> int:
+    """The columns of storage that a tail of so many tokens has: doubled until they suffice, or those of its ring."""
     columns = FIRST_TAIL
     while columns < tokens:
         columns *= 2
-    return columns
+    return columns if ring is None else min(columns, ring)
+
+
+def ring_of(window: int, queries: int = 1) -> int:
+    """Columns for a tail in a windowed layer: all that the first and the last of a step's new tokens see."""
+    return whole(window - 1 + queries)
+
+
+def whole(columns: int) -> int:
+    """Whole vectors of columns, so that a row's sums do not depend on how many the longest row has."""
+    return -(-columns // VECTOR) * VECTOR
 
 
 def weight_bytes(model: Any) -> int:

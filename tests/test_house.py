@@ -22,7 +22,7 @@ FLOORS = (
     ("reference",),
     ("backends",),
     ("sampling", "attention", "linear"),
-    ("info", "prefix_cache", "checks", "models"),
+    ("info", "prefix_cache", "sight", "tails", "checks", "models"),
     ("engine", "handshake", "rows"),
     ("generation",),
     ("rules", "results", "prompts", "inquiry", "runs"),
@@ -31,7 +31,7 @@ FLOORS = (
 )
 # These stand beside the ground: the standard library and one another, nothing else.
 BESIDE = {"answers", "latex", "metrics", "tally", "verifiers", "voting", "weighing", "rules"}
-KNOW_TRANSFORMERS = {"prefix_cache", "attention", "generation", "hf", "models", "unpacking"}
+KNOW_TRANSFORMERS = {"prefix_cache", "tails", "attention", "generation", "hf", "models", "unpacking"}
 LONGEST = 350  # about 300 is the aim
 
 

@@ -9,7 +9,7 @@ import torch
 from tiny import VOCAB
 
 
-def drive(engine, prompts, *, seed=0, steps=8, rows=3):
+def drive(engine, prompts, *, seed=0, steps=8, rows=3, retires=True):
     """Random tokens for random rows: returns [(text, logits [V]), ...] for every logit that the engine gave."""
     choose = random.Random(seed)
     prefixes = [engine.prefill(p, 100, None) for p in prompts]
@@ -20,7 +20,7 @@ def drive(engine, prompts, *, seed=0, steps=8, rows=3):
             which = choose.randrange(len(prompts)) if step else 0
             engine.add(prefixes[which], rows)
             texts += [list(prompts[which]) for _ in range(rows)]
-        if step % 3 == 2:  # retire, in any order
+        if retires and step % 3 == 2:  # retire, in any order
             order = choose.sample(range(len(texts)), choose.randint(1, len(texts) - 1))
             engine.keep(order)
             texts = [texts[i] for i in order]

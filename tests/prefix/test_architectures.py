@@ -9,7 +9,7 @@ import torch
 from drive import drive, errors, prompts_of
 from tiny import FALL_BACK, SHARE, tiny
 
-from fastsample import attention
+from fastsample import attention, sight
 from fastsample.engine import ExpandedEngine, RepeatedEngine, SharedEngine
 from fastsample.handshake import engine_for, why_not
 
@@ -49,6 +49,14 @@ def test_bfloat16_stays_within_twice_the_naive_error(name):
 def test_windows_of_any_size(window):
     """A window of two tokens, one that ends just at, inside and behind the prefix, and one that is never reached."""
     check("mistral", 40, sliding_window=window)
+
+
+@pytest.mark.parametrize("name", ["mistral", "gemma2", "gpt_oss", "qwen2-2", "gemma4_text-2"])
+def test_tails_go_round_their_window(name):
+    """Rows three and four times as long as the window, beside rows that have just begun."""
+    model = tiny(name)
+    ours, naive = errors(model, drive(SharedEngine(model), prompts_of(20), steps=45, rows=1, retires=False))
+    assert ours <= 2 * naive + FLOOR
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -126,10 +134,8 @@ def test_broken_merge_is_caught(name, broken, monkeypatch):
 
 def test_window_off_by_one_is_caught(monkeypatch):
     """The twin of the windows: one token more in sight must fail the comparison."""
-    from fastsample import prefix_cache
-
-    right = prefix_cache._visible
-    monkeypatch.setattr(prefix_cache, "_visible", lambda key, at, w: right(key, at, None if w is None else w + 1))
+    right = sight._visible
+    monkeypatch.setattr(sight, "_visible", lambda key, at, w: right(key, at, None if w is None else w + 1))
     model = tiny("mistral", sliding_window=3)
     ours, naive = errors(model, drive(SharedEngine(model), prompts_of(1), steps=15))
     assert ours > 100 * naive

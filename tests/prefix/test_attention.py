@@ -25,6 +25,7 @@ def whole(q, k, v, visible, scale, softcap=None, sinks=None):
     return (p @ v).transpose(0, 1)
 
 
+@pytest.mark.parametrize("long", [1, attention.LONG])
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
@@ -38,7 +39,9 @@ def whole(q, k, v, visible, scale, softcap=None, sinks=None):
     softcap=st.sampled_from([None, 5.0]),
     has_sinks=st.booleans(),
 )
-def test_two_parts_equal_one_softmax(seed, kv_heads, groups, queries, prefix, tail, rows, width, softcap, has_sinks):
+def test_two_parts_equal_one_softmax(
+    long, seed, kv_heads, groups, queries, prefix, tail, rows, width, softcap, has_sinks
+):
     """Any shape, grouped heads, value width, soft-capping and sinks; some rows look at the prefix and some do not."""
     draw = torch.Generator().manual_seed(seed)
     D, Dv = width
@@ -53,7 +56,9 @@ def test_two_parts_equal_one_softmax(seed, kv_heads, groups, queries, prefix, ta
     index = None if len(looking) == rows else torch.tensor(looking)
     part = TailPart(kt, vt, mask, None, [PrefixPart(kp, vp, index, None)])
     sinks = torch.randn(H, generator=draw) if has_sinks else None
-    got = attend(q, part, D**-0.5, softcap, sinks)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "LONG", long)  # 1: the products of oneDNN, for any prefix
+        got = attend(q, part, D**-0.5, softcap, sinks)
     for b in range(rows):
         here = torch.full((queries, prefix), b in looking)
         want = whole(
@@ -92,6 +97,26 @@ def test_log_sum_exp_of_the_kernel(dtype, masked, queries, keys):
     bound = 1e-5 if dtype == torch.float32 else 2e-2
     assert float((lse - scores.logsumexp(-1)).abs().max()) <= bound
     assert float((out - scores.softmax(-1) @ v.double()).abs().max()) <= bound
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+@pytest.mark.parametrize("queries", [1, 2, 31, 32, 33, 100])
+@pytest.mark.parametrize("keys", [1, 15, 513, 2100])
+def test_log_sum_exp_of_the_products(softcap, queries, keys, monkeypatch):
+    """The products' LSE, of scores far below and above zero, and the same bits however the queries are cut up."""
+    if attention.linear.missing(torch.float32):
+        pytest.skip(attention.linear.missing(torch.float32))
+    q, k, v = (torch.randn(1, 2, n, 32) for n in (queries, keys, keys))
+    for shift in (-30.0, 0.0, 30.0):
+        moved = k + shift * q[:, :, :1] / q[:, :, :1].square().sum(-1, keepdim=True)  # the first query's scores move
+        out, lse = attention._products(q, moved, v, 1.0, softcap)
+        scores = q.double() @ moved.double().transpose(2, 3)
+        scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
+        assert float((lse - scores.logsumexp(-1)).abs().max()) <= 1e-4
+        assert float((out - scores.softmax(-1) @ v.double()).abs().max()) <= 1e-4
+        monkeypatch.setattr(attention, "TILE", 1)
+        assert all(map(torch.equal, attention._products(q, moved, v, 1.0, softcap), (out, lse)))
+        monkeypatch.undo()
 
 
 def test_scores_in_pieces_equal_scores_at_once(monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from drive import alone, prompts_of
@@ -9,7 +11,8 @@ from tiny import VOCAB, tiny
 
 from fastsample import attention
 from fastsample.engine import SharedEngine
-from fastsample.prefix_cache import FIRST_TAIL, sharing
+from fastsample.memory import FIRST_TAIL
+from fastsample.prefix_cache import sharing
 
 PROMPT = prompts_of(30)[0]
 
@@ -48,6 +51,18 @@ def test_window_keeps_only_what_it_needs_of_the_prefix():
     assert kept == [(None, 30), (None, 30), (12, 11), (12, 11)]
     for layer in prefix.cache.layers:
         assert layer.keys.untyped_storage().nbytes() == layer.keys.nbytes
+
+
+def test_window_keeps_only_what_it_needs_of_a_tail():
+    """Window 12: sixteen columns, whole vectors of them, however long the tail grows; full layers keep all of it."""
+    model = tiny("qwen2-2")
+    engine, _ = started(model, rows=3, steps=70)
+    assert [(layer.window, layer.keys.shape[2]) for layer in engine.cache.layers] == [
+        (None, 128),
+        (None, 128),
+        (12, 16),
+        (12, 16),
+    ]
 
 
 @pytest.mark.parametrize("order", [[0, 3, 2], [3, 2, 1, 0], [1], [0, 0, 2], [], [2, 1]])
@@ -111,11 +126,13 @@ def test_failed_step_can_be_taken_again(where, monkeypatch):
     assert torch.equal(engine.step(tokens), twin.step(tokens))
 
 
-def test_plain_hugging_face_loop_over_a_fork():
-    """`generate` over a forked cache with the model's own attention: slow and right; and under `sharing`, right too."""
-    model = tiny("llama")
+@pytest.mark.parametrize("name", ["llama", "mistral"])
+def test_plain_hugging_face_loop_over_a_fork(name):
+    """`generate` over a forked cache with the model's own attention: slow and right; and under `sharing`, right too.
+    With a window the tail has gone round it twice at the end."""
+    model = tiny(name)
     ids = torch.tensor([PROMPT] * 3)
-    options = {"do_sample": False, "max_new_tokens": 8, "pad_token_id": 0, "repetition_penalty": 1.2}
+    options = {"do_sample": False, "max_new_tokens": 40, "pad_token_id": 0, "repetition_penalty": 1.2}
     want = model.generate(ids, **options)
     prefix = SharedEngine(model).prefill(PROMPT[:-1])
     assert torch.equal(model.generate(ids, past_key_values=prefix.cache.fork(3), **options), want)
@@ -139,6 +156,25 @@ def test_several_query_tokens_after_the_fork():
             text = torch.tensor([[*PROMPT, *more[b].tolist()]])
             want = model(input_ids=text).logits[0, -2:]
             torch.testing.assert_close(got[b], want, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [5, 40])
+@pytest.mark.parametrize("is_sharing", [True, False])
+def test_a_ring_makes_room_for_several_tokens(steps, is_sharing):
+    """Ten tokens appended at once to tails within, and twice round, a window of 12: more than the ring of 16 holds."""
+    model = tiny("mistral")
+    engine, prefix = started(model, rows=2, steps=steps)
+    more = torch.tensor([[5 + i for i in range(10)], [25 + i for i in range(10)]])
+    positions = torch.tensor(engine.cache.positions)[:, None] + torch.arange(10)
+    with torch.inference_mode(), sharing(model) if is_sharing else contextlib.nullcontext():
+        got = model(input_ids=more, past_key_values=engine.cache, position_ids=positions).logits
+    texts = [[*PROMPT, *(b + step + 3 for step in range(steps)), *more[b].tolist()] for b in range(2)]
+    for b, text in enumerate(texts):
+        want = alone(model, [(text[: len(text) - 9 + i], None) for i in range(10)])
+        torch.testing.assert_close(got[b], torch.stack(want), rtol=0, atol=1e-5)
+    again = engine.step(torch.tensor([7, 8]))  # one token again, in the wider ring
+    want = alone(model, [([*text, 7 + b], None) for b, text in enumerate(texts)])
+    torch.testing.assert_close(again, torch.stack(want), rtol=0, atol=1e-5)
 
 
 def test_foreign_attention_refuses_ragged_rows():
@@ -166,15 +202,18 @@ def test_wrong_number_of_rows():
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_logits_do_not_depend_on_the_batch(embedded, dtype):
-    """With packed weights, a row's logits are the same bits alone, in batches of 2, 5, 12 and beside rows ahead."""
+@pytest.mark.parametrize("prepack", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "length"), [(torch.float32, 19), (torch.bfloat16, 19), (torch.float32, attention.LONG)]
+)
+def test_logits_do_not_depend_on_the_batch(embedded, dtype, length, prepack):
+    """A row's logits are the same bits in batches of 2, 5, 12 and beside rows ahead; and alone with packed weights."""
     model = embedded[0].to(dtype)
     try:
-        engine = SharedEngine(model, prepack=True)
+        engine = SharedEngine(model, prepack=prepack)
         if engine.forward.linears.objection:
             pytest.skip(engine.forward.linears.objection)
-        prefix = engine.prefill([100 + 7 * i for i in range(19)])
+        prefix = engine.prefill([100 + 7 * i for i in range(length)])
         tokens = torch.randint(100, VOCAB * 100, (20, 12), generator=torch.Generator().manual_seed(1))
 
         def logits(rows, ahead):
@@ -189,7 +228,7 @@ def test_logits_do_not_depend_on_the_batch(embedded, dtype):
             return torch.stack(got, 1)
 
         everyone = logits(list(range(12)), 0)
-        for rows, ahead in (([7], 0), ([3, 8], 0), ([0, 1, 5, 6, 11], 0), ([2], 3), (list(range(12)), 2)):
+        for rows, ahead in (([7], 0),) * prepack + (([3, 8], 0), ([0, 1, 5, 6, 11], 0), ([2], 3), (list(range(12)), 2)):
             assert torch.equal(logits(rows, ahead), everyone[rows])
     finally:
         model.to(torch.float32)

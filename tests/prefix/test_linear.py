@@ -63,14 +63,14 @@ def test_missing_operator_has_a_sentence(monkeypatch):
         (lambda *_: (_ for _ in ()).throw(AttributeError("no such operator")), "has no oneDNN linear operator"),
         (lambda x, w, b: torch.zeros(3, 1, 32), "gives another result"),
     ):
-        linear._missing.cache_clear()
+        linear.missing.cache_clear()
         monkeypatch.setattr(linear, "_run", broken)
         linears = Linears(model, prepack=True)
         assert sentence in linears.objection
         x = torch.randn(9, 32)
         with linears.fast():
             torch.testing.assert_close(model(x), nn.functional.linear(x, model[0].weight, model[0].bias))
-    linear._missing.cache_clear()
+    linear.missing.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import SHARE, tiny
 
-from fastsample import memory, prefix_cache
+from fastsample import memory
 from fastsample.engine import SharedEngine
 
 
@@ -61,10 +61,10 @@ def test_numbers_below_one(name):
         plan_of(tiny("llama"), **{name: 0})
 
 
-def test_constants_agree():
-    """The plan's storage rule is the cache's."""
-    assert memory.FIRST_TAIL == prefix_cache.FIRST_TAIL
-    assert [memory.allocated(n) for n in (1, 64, 65, 128, 129, 1000)] == [64, 64, 128, 128, 256, 1024]
+def test_storage_doubles_up_to_the_window():
+    """16 columns, then twice as many each time; a window of 40 in whole vectors of 16 is 48, and no more."""
+    assert [memory.allocated(n) for n in (1, 16, 17, 64, 65, 1000)] == [16, 16, 32, 64, 128, 1024]
+    assert [memory.allocated(n, memory.ring_of(40)) for n in (1, 33, 1000)] == [16, 48, 48]
 
 
 def test_available_memory_is_told_on_linux():
