@@ -11,6 +11,7 @@ import argparse
 import statistics
 import sys
 import time
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 
@@ -45,8 +46,8 @@ def main() -> None:
         for rows in (1, 8, 32, 64):
             q = torch.randn(1, h, G * rows, D)
             kv = [(torch.randn(1, h, P, D), torch.randn(1, h, P, D)) for _ in range(LAYERS)]
-            fused = [lambda k=k, v=v: attention._flash(q, k, v, None, D**-0.5, True) for k, v in kv]
-            products = [lambda k=k, v=v: attention._products(q, k, v, D**-0.5, None) for k, v in kv]
+            fused = [partial(attention._flash, q, k, v, None, D**-0.5, True) for k, v in kv]
+            products = [partial(attention._products, q, k, v, D**-0.5, None) for k, v in kv]
             for a, b in zip(fused[0](), products[0]()):
                 torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
             one, two = milliseconds(fused), milliseconds(products)

@@ -105,6 +105,18 @@ def test_last_rung_reads_the_whole_text_again(monkeypatch):
     assert ours <= 2 * naive + FLOOR
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_equal_logits_are_no_objection(dtype):
+    """A model whose logits are all equal has no range to measure an error by: no error is no objection."""
+    model = tiny("llama", dtype)
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    assert why_not(model) is None
+    with torch.no_grad():
+        model.lm_head.weight.fill_(torch.nan)
+    assert "comes out different" in why_not(copy.deepcopy(model))
+
+
 def tail_alone(out_a, lse_a, out_b, lse_b):
     return out_a.float()
 

@@ -163,7 +163,7 @@ def test_several_query_tokens_after_the_fork():
 def test_a_ring_makes_room_for_several_tokens(steps, is_sharing):
     """Ten tokens appended at once to tails within, and twice round, a window of 12: more than the ring of 16 holds."""
     model = tiny("mistral")
-    engine, prefix = started(model, rows=2, steps=steps)
+    engine, _ = started(model, rows=2, steps=steps)
     more = torch.tensor([[5 + i for i in range(10)], [25 + i for i in range(10)]])
     positions = torch.tensor(engine.cache.positions)[:, None] + torch.arange(10)
     with torch.inference_mode(), sharing(model) if is_sharing else contextlib.nullcontext():
