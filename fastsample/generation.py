@@ -20,6 +20,7 @@ from torch import Tensor
 from .checks import check_model, check_request, context_length, eos_of
 from .engine import Engine, Prefix
 from .handshake import engine_for
+from .linear import packed_bytes
 from .memory import plan_for
 from .rows import Row, columns_of, edit, first_logits, is_edited, raw_row
 from .sampling import sample
@@ -119,6 +120,7 @@ class Generator:
         self.prefill_block = prefill_block
         self.on_piece = on_piece
         self.progress = progress
+        self.prepack = prepack
         self.engine = engine_for(model, prepack=prepack) if engine is None else engine
         self.context = context_length(model)
         self.steps = 0
@@ -243,6 +245,7 @@ class Generator:
                 prompt_tokens=max(len(s.request.prompt) for s in asked),
                 samples=len(asked),
                 max_new_tokens=max(s.request.max_new_tokens for s in asked),
+                packed=packed_bytes(self.model) if self.prepack else 0,
             )
             raise MemoryError(
                 f"memory must hold the batch, got {plan.sentence()}; lower slots or the samples"

@@ -27,13 +27,14 @@ class Plan:
     tails: int  # the samples' own K/V at full length, as allocated
     logits: int  # one row of float32 logits a sample
     repeated: int  # the K/V of prompt and samples where each sample holds its own copy
+    packed: int  # a second copy of the linear layers' weights, where the shared run prepacks them
     budget: int | None
     fits_shared: int | None
     fits_repeated: int | None
 
     @property
     def shared_total(self) -> int:
-        return self.weights + self.prefix + self.tails + self.logits
+        return self.weights + self.packed + self.prefix + self.tails + self.logits
 
     @property
     def repeated_total(self) -> int:
@@ -42,10 +43,11 @@ class Plan:
     def sentence(self) -> str:
         """The plan in words, for an error message."""
         fits = "" if self.fits_shared is None else f"; {self.fits_shared} samples would fit"
+        packed = f", packed weights {megabytes(self.packed)}" if self.packed else ""
         return (
             f"{self.samples} samples of up to {self.max_new_tokens} tokens over a prompt of {self.prompt_tokens} take "
-            f"{megabytes(self.shared_total)}: weights {megabytes(self.weights)}, prompt {megabytes(self.prefix)}, "
-            f"samples {megabytes(self.tails)}, logits {megabytes(self.logits)}{fits}"
+            f"{megabytes(self.shared_total)}: weights {megabytes(self.weights)}{packed}, "
+            f"prompt {megabytes(self.prefix)}, samples {megabytes(self.tails)}, logits {megabytes(self.logits)}{fits}"
         )
 
 
@@ -57,6 +59,7 @@ def plan(
     max_new_tokens: int,
     weights: int,
     bytes_per_number: int,
+    packed: int = 0,
     budget: int | None = None,
 ) -> Plan:
     """The bytes of `samples` continuations of one prompt.
@@ -64,6 +67,7 @@ def plan(
     config:           the model's transformers config
     weights:          bytes of the model's parameters (`weight_bytes`)
     bytes_per_number: of the cache's dtype: 4 for float32, 2 for bfloat16
+    packed:           bytes of the shared run's packed weights (`linear.packed_bytes`)
     budget:           bytes that there are, or None
 
     raises: ValueError for a number below 1
@@ -82,9 +86,9 @@ def plan(
     fits = (None, None)
     if budget is not None:
         left = budget - weights
-        fits = (max(0, (left - b * prefix) // (b * tail + row)), max(0, left // (b * copy + row)))
+        fits = (max(0, (left - packed - b * prefix) // (b * tail + row)), max(0, left // (b * copy + row)))
     return Plan(prompt_tokens, samples, max_new_tokens, weights, b * prefix, b * tail * samples, row * samples,
-                b * copy * samples, budget, *fits)  # fmt: skip
+                b * copy * samples, packed, budget, *fits)  # fmt: skip
 
 
 def layers_of(text: Any) -> list[tuple[int, int | None]]:
@@ -166,13 +170,15 @@ def megabytes(n: int) -> str:
     return f"{n / 1e6:,.0f} MB" if n < 1e10 else f"{n / 1e9:,.1f} GB"
 
 
-def plan_for(model: Any, *, prompt_tokens: int, samples: int, max_new_tokens: int, budget: int | None = None) -> Plan:
-    """`plan` for a loaded model; budget None = its weights and what is free on its device now."""
+def plan_for(
+    model: Any, *, prompt_tokens: int, samples: int, max_new_tokens: int, packed: int = 0, budget: int | None = None
+) -> Plan:
+    """`plan` for a loaded model; budget None = its weights, packed ones too, and what is free on its device now."""
     weight = model.get_input_embeddings().weight
     weights = weight_bytes(model)
     if budget is None:
         free = available_bytes(weight.device)
-        budget = None if free is None else free + weights
+        budget = None if free is None else free + weights + packed
     return plan(
         model.config,
         prompt_tokens=prompt_tokens,
@@ -180,5 +186,6 @@ def plan_for(model: Any, *, prompt_tokens: int, samples: int, max_new_tokens: in
         max_new_tokens=max_new_tokens,
         weights=weights,
         bytes_per_number=weight.element_size(),
+        packed=packed,
         budget=budget,
     )

@@ -27,6 +27,7 @@ def plan(
     model: str = typer.Option(None, "--model", "-m", metavar="MODEL", help=MODEL),
     dtype: str = typer.Option(None, help="float32, bfloat16 or float16. Left out: as the model is stored."),
     device: str = typer.Option("auto", help="Whose free memory counts: cpu, cuda, ...; auto takes a GPU if any."),
+    prepack: bool = typer.Option(False, "--prepack", help="With packed copies of the weights, as in solve --prepack."),
     memory: str = typer.Option(None, metavar="SIZE", help="Instead of what is free now: 80GB, 500MB, ..."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object, in bytes, and nothing else."),
 ) -> None:
@@ -39,6 +40,7 @@ def plan(
         budget = None if memory is None else _bytes(memory)
         import torch
 
+        from ..linear import packed_bytes
         from ..memory import available_bytes
         from ..memory import plan as plan_of
         from ..models import skeleton
@@ -59,6 +61,7 @@ def plan(
             max_new_tokens=max_new_tokens,
             weights=sum(p.numel() * p.element_size() for p in parameters),
             bytes_per_number=parameters[0].element_size(),
+            packed=packed_bytes(bones, device) if prepack else 0,
             budget=budget,
         )
     name = {"model": bones.name_or_path, "dtype": str(parameters[0].dtype).removeprefix("torch.")}
@@ -86,6 +89,8 @@ def _table(found: Plan, where: str) -> Table:
     table.add_column("repeated", justify="right")
     size = megabytes
     table.add_row("weights", size(found.weights), size(found.weights))
+    if found.packed:
+        table.add_row("weights, packed", size(found.packed), "")
     table.add_row("prompt, stored once", size(found.prefix), "")
     table.add_row("samples", size(found.tails), "")
     table.add_row("samples, prompt included", "", size(found.repeated))

@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from fastsample import models
@@ -39,6 +40,22 @@ def test_half_the_dtype_is_half_the_bytes(tiny_folder):
     for name in ("weights", "prefix", "tails", "repeated"):
         assert 2 * half[name] == full[name]
     assert half["logits"] == full["logits"]
+
+
+def test_packed_weights_are_a_second_copy(tiny_folder):
+    """--prepack adds the linear layers' bytes to the shared side, and fewer samples fit; nothing is packed on a GPU."""
+    options = ("-m", tiny_folder, *NUMBERS, "--memory", "2MB", "--device", "cpu")
+    plain, packed = (json.loads(plan(*options, *more, "--json").stdout) for more in ((), ("--prepack",)))
+    model, _ = models.load(str(tiny_folder))
+    linear = sum(4 * m.weight.numel() for m in model.modules() if type(m) is torch.nn.Linear)
+    assert packed["packed"] - plain["packed"] == packed["packed"] == linear
+    assert packed["shared_total"] == plain["shared_total"] + linear
+    assert packed["repeated_total"] == plain["repeated_total"]
+    each = plain["tails"] // 8 + plain["logits"] // 8
+    assert packed["fits_shared"] == (2 * 10**6 - packed["weights"] - linear - packed["prefix"]) // each
+    assert "weights, packed" in plan(*options, "--prepack").output
+    elsewhere = json.loads(plan(*options[:-1], "cuda", "--prepack", "--json").stdout)
+    assert elsewhere["packed"] == 0
 
 
 def test_people_get_a_table_and_the_number_that_fits(tiny_folder):
