@@ -156,7 +156,7 @@ static __device__ __forceinline__ void sample_row(const Call& call, int64_t coun
   row.tops = space.tops + b * row.chunks;
   row.sums = space.sums + b * row.chunks;
   row.moments = WithStats ? space.moments + b * 3 * row.chunks : nullptr;
-  constexpr int at_once = kThreads / 16;
+  constexpr int at_once = kThreads / kLanes;
   chunk_statistics<D, WithStats>(row, split * at_once, splits * at_once);
   if (splits > 1) {
     __threadfence();  // what this block wrote must be seen by the last one

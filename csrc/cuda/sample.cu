@@ -31,7 +31,7 @@ static cudaError_t launch_for(const Call& call, int64_t count, const Workspace& 
 
 int splits_for(int64_t rows, int64_t vocab, int multiprocessors) {
   const int64_t wanted = (4 * static_cast<int64_t>(multiprocessors) + rows - 1) / rows;
-  const int64_t most = vocab / 4096 > 1 ? vocab / 4096 : 1;  // a block takes 4,096 tokens at a time
+  const int64_t at_once = kThreads / kLanes * kChunk, most = (vocab + at_once - 1) / at_once;  // tokens, blocks
   return static_cast<int>(wanted < most ? wanted : most);
 }
 
