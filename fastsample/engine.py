@@ -56,6 +56,8 @@ class Forward:
         cache, splits = plain_cache(self.model)
         total = ids.shape[1]
         size = block if splits else total
+        if progress is not None and total > size:
+            progress(0, total)
         for start in range(0, total, size):
             logits, cache = self(ids[:, start : start + size], cache)
             if progress is not None:

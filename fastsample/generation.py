@@ -9,10 +9,10 @@ more, and with `prepack=True` alone too (models without soft-capping and without
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,63 +22,12 @@ from .engine import Engine, Prefix
 from .handshake import engine_for
 from .linear import packed_bytes
 from .memory import plan_for
+from .request import Request, Sample
 from .rows import Row, columns_of, edit, first_logits, is_edited, raw_row
 from .sampling import sample
 from .text import TextStream
 
-if TYPE_CHECKING:
-    from transformers import LogitsProcessorList
-
-
-@dataclass(frozen=True)
-class Request:
-    """One sample to be written.
-
-    prompt:           token ids, at least one; requests with equal prompts share one prefix
-    temperature ... min_p: as in `fastsample.sample`
-    seed, stream:     name the experiment and the sample; with (model, prompt, temperature, filters) they fix the text
-    max_new_tokens:   the sample ends with finish "length" there, or where the model's context ends
-    min_new_tokens:   EOS is forbidden and stop strings are not looked for before
-    stop:             strings that end the sample; neither they nor what follows them is in the text
-    eos:              token ids that end the sample; None = the model's own, () = none
-    logits_processor: transformers processors, called with [1, L] ids and [1, V] scores of this sample alone
-    key:              the caller's own name for the request, passed through
-    """
-
-    prompt: tuple[int, ...]
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    seed: int = 0
-    stream: int = 0
-    max_new_tokens: int = 256
-    min_new_tokens: int = 0
-    stop: tuple[str, ...] = ()
-    eos: tuple[int, ...] | None = None
-    logits_processor: LogitsProcessorList | None = None
-    key: Hashable = None
-
-
-@dataclass(eq=False)
-class Sample:
-    """A request while it is written, and afterwards.
-
-    tokens:   token ids, the EOS that ended it included
-    text:     the decoded text; without EOS and without the stop string that ended it
-    finish:   None while it is written, then "eos", "stop", "length" or "cancelled"
-    logprobs: of each token under the distribution that it was drawn from; nats
-    raw_logprobs, entropies, self_certainties: of each token under the model's own row, temperature 1; nats
-    """
-
-    request: Request
-    tokens: list[int] = field(default_factory=list)
-    text: str = ""
-    finish: str | None = None
-    logprobs: list[float] = field(default_factory=list)
-    raw_logprobs: list[float] = field(default_factory=list)
-    entropies: list[float] = field(default_factory=list)
-    self_certainties: list[float] = field(default_factory=list)
+__all__ = ["Generator", "Request", "Sample"]
 
 
 class Generator:
@@ -89,7 +38,8 @@ class Generator:
     slots:         the largest number of rows in a forward pass
     prefill_block: a long prompt is read in blocks of so many tokens
     on_piece:      called with (sample, piece of its text) as text comes; the pieces of a sample add up to its text
-    progress:      called with (tokens read, tokens of the prompt) while a prompt is read
+    progress:      called with (prompt, tokens read, tokens of the prompt) while a prompt is read: after each block, and
+                   before the first where there are several
     prepack:       on the CPU, keep a second copy of the linear layers' weights in the layout that is read fastest; a
                    row's logits are then the same bits, and so its text is the same, whatever the batch
     engine:        None = the best that can serve the model
@@ -106,7 +56,7 @@ class Generator:
         slots: int = 64,
         prefill_block: int = 512,
         on_piece: Callable[[Sample, str], None] | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Callable[[tuple[int, ...], int, int], None] | None = None,
         prepack: bool = False,
         engine: Engine | None = None,
     ) -> None:
@@ -207,8 +157,9 @@ class Generator:
         for s in admitted:
             prompt = s.request.prompt
             if prompt not in self._prefixes:
+                progress = None if self.progress is None else partial(self.progress, prompt)
                 with self._memory_explained():
-                    self._prefixes[prompt] = self.engine.prefill(prompt, self.prefill_block, self.progress)
+                    self._prefixes[prompt] = self.engine.prefill(prompt, self.prefill_block, progress)
                 self.prefill_tokens += len(prompt)
         fresh = []
         try:

@@ -95,13 +95,13 @@ def _disagreement(model: Any, kind: Any) -> str | None:
         model.train(was_training)
     a, b = torch.stack(got).float(), torch.stack(want).float()
     if want[0].dtype in (torch.float32, torch.float64):
-        error, size, allowed = (a - b).abs().max(), b.max() - b.min(), TOLERANCE
+        off, size, allowed = (a - b).abs().max(), b.max() - b.min(), TOLERANCE
     else:
         spread = b - b.mean(1, keepdim=True)
-        error, size, allowed = (a - b).square().mean().sqrt(), spread.square().mean().sqrt(), LOW_PRECISION
-    if error <= allowed * size:  # written so that NaN fails, and so that logits that are all equal may be so
+        off, size, allowed = (a - b).square().mean().sqrt(), spread.square().mean().sqrt(), LOW_PRECISION
+    if off <= allowed * size:  # written so that NaN fails, and so that logits that are all equal may be so
         return None
-    return f"{name} comes out different under {kind.__name__}: by {float(error / size):.1g} of the size of its logits"
+    return f"{name} comes out different under {kind.__name__}: by {float(off / size):.1g} of the size of its logits"
 
 
 def _alone(model: Any, text: Sequence[int]) -> torch.Tensor:

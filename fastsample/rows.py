@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from .engine import Prefix
+from .request import Sample
 from .text import TextStream
-
-if TYPE_CHECKING:
-    from .generation import Sample
 
 COLUMNS = (
     ("temperature", torch.float32),

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "fastsample"
 
 # From the ground up. A module imports from lower floors, or from its own where that makes no circle.
 FLOORS = (
-    ("version", "contract", "memory", "text", "unpacking"),
+    ("version", "contract", "memory", "request", "text", "unpacking"),
     ("tally", "answers", "latex", "metrics"),
     ("voting", "weighing", "verifiers"),
     ("reference",),
@@ -26,12 +26,12 @@ FLOORS = (
     ("engine", "handshake", "rows"),
     ("generation",),
     ("rules", "results", "prompts", "inquiry", "runs"),
-    ("consensus", "hf", "replay", "report", "plots"),
+    ("crowd", "consensus", "processors", "hf", "replay", "report", "plots"),
     ("cli",),
 )
 # These stand beside the ground: the standard library and one another, nothing else.
 BESIDE = {"answers", "latex", "metrics", "tally", "verifiers", "voting", "weighing", "rules"}
-KNOW_TRANSFORMERS = {"prefix_cache", "tails", "attention", "generation", "hf", "models", "unpacking"}
+KNOW_TRANSFORMERS = {"prefix_cache", "tails", "attention", "processors", "hf", "models", "unpacking"}
 LONGEST = 350  # about 300 is the aim
 
 

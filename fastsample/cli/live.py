@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
@@ -43,11 +44,15 @@ class Board:
 
     The view is drawn by another thread than the one that writes the samples, so it reads copies (`list(d.items())` is
     one step of the interpreter).
+
+    has_bar: whether a bar shows how much of a prompt of several blocks has been read
     """
 
-    def __init__(self, console: Console, palette: Palette) -> None:
+    def __init__(self, console: Console, palette: Palette, *, has_bar: bool = True) -> None:
         self.console = console
         self.palette = palette
+        self.has_bar = has_bar
+        self.read: int | None = None  # tokens of a prompt that takes several blocks
         self.inquiry: Any = None
         self.first_token: float | None = None
         self._spinner = Spinner("dots", style="green")
@@ -67,6 +72,8 @@ class Board:
 
     def __call__(self, event: Event) -> None:
         self.inquiry = event.inquiry
+        if event.kind == "prompt" and (self.read is not None or event.read < len(event.inquiry.prompt)):
+            self.read = event.read
         if event.kind == "token" and self.first_token is None:
             self.first_token = perf_counter()
         if self._live is None and event.kind == "finished" and event.sample is not None:
@@ -117,7 +124,7 @@ class Board:
         tokens = tokens_of(written.values(), live.values())
         if self.first_token is None:
             self._spinner.update(text="reading the prompt")
-            return self._spinner
+            return self._spinner if self.read is None or not self.has_bar else self._reading(self.read)
         elapsed = perf_counter() - self.first_token
         rate = tokens / max(elapsed, 0.1)
         line = f"{len(written)} of {len(self.inquiry.plan)} finished · {tokens:,} tokens · {rate:,.0f} tokens/s"
@@ -125,6 +132,13 @@ class Board:
         text.truncate(self.console.width - 2, overflow="ellipsis")  # the spinner would wrap it
         self._spinner.update(text=text)
         return self._spinner
+
+    def _reading(self, read: int) -> RenderableType:
+        """A bar of the prompt's tokens that have been read, and how many they are of how many."""
+        total = len(self.inquiry.prompt)
+        line = Table.grid(padding=(0, 1))
+        line.add_row(self._spinner, ProgressBar(total, read, width=BAR), f"{read:,} of {total:,} tokens")
+        return line
 
     def _preview(self, live: dict[int, Any]) -> Text:
         """The newest words of the sample that comes first in the plan, on one line."""

@@ -70,7 +70,7 @@ def solve(
     from .outcome import show, show_texts
 
     console, palette = console_for(is_stdout_taken=as_json), Palette()
-    board = Board(console, palette)
+    board = Board(console, palette, has_bar=not as_json)
     try:
         with refusals(), console.status("loading torch"):
             settings = _checked(

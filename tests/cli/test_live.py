@@ -40,6 +40,43 @@ def test_votes_are_bars_and_names_by_temperature():
     assert lines[2].split() == ["0.8", "███░░░···", "41", "×1", "none", "×1", "1", "25"]
 
 
+def event(kind, inquiry, **fields):
+    return SimpleNamespace(kind=kind, inquiry=inquiry, **{"sample": None, **fields})
+
+
+@pytest.mark.parametrize("has_bar", [True, False])
+def test_a_long_prompt_is_read_behind_a_bar(has_bar):
+    """From the first block on: a bar as long as what has been read, tokens and total; gone with the first token."""
+    inquiry = SimpleNamespace(plan=PLAN, written={}, live={0: live(0)}, prompt=(7,) * 2000)
+    console = Console(width=80, force_terminal=True, color_system=None)
+    board = Board(console, Palette(), has_bar=has_bar)
+
+    def status():
+        with console.capture() as capture:
+            console.print(board.picture())
+        return next(line for line in capture.get().splitlines() if "reading the prompt" in line or "finished" in line)
+
+    marks = []
+    for read in (0, 500, 1000, 2000):
+        board(event("prompt", inquiry, read=read))
+        marks.append(status().count("━"))
+        assert (f"{read:,} of 2,000 tokens" in status()) is has_bar
+    assert marks == ([0, 5, 10, 20] if has_bar else [0] * 4)
+    board(event("token", inquiry, piece="a"))
+    assert "tokens/s" in status()
+
+
+def test_a_short_prompt_has_no_bar():
+    """One block: all of it is read at once."""
+    inquiry = SimpleNamespace(plan=PLAN, written={}, live={0: live(0)}, prompt=(7,) * 20)
+    board = Board(Console(width=80, force_terminal=True, color_system=None), Palette())
+    board(event("prompt", inquiry, read=20))
+    with board.console.capture() as capture:
+        board.console.print(board.picture())
+    assert "reading the prompt" in capture.get()
+    assert "of 20 tokens" not in capture.get()
+
+
 def test_the_status_counts_and_the_preview_shows_the_newest_words():
     """Finished of planned, tokens, and the end of the text of the first sample that is being written, on one line."""
     text = "First we add.\nThen " + "we count " * 20 + "to 42."

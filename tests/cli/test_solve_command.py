@@ -116,6 +116,15 @@ def test_a_question_comes_from_standard_input(tiny_folder):
     assert longer["prompt_tokens"] == piped["prompt_tokens"] + len("Q: ")
 
 
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_no_bar_is_drawn_where_nobody_watches(more, tmp_path):
+    """A prompt of three blocks, and output that is no terminal: not a word of reading it."""
+    folder = bigram.save_folder(tmp_path, context=5000)
+    done = run("x" * 1500, "-m", folder, "--temperatures", "0", *more)
+    assert done.exit_code == 0, done.output
+    assert "reading" not in done.output + done.stderr
+
+
 def test_answers_are_text_and_no_markup(tmp_path):
     """What a model writes in square brackets is printed as it is."""
     loud = {bigram.ASSISTANT: {"[": 1.0}, "[": {"b": 1.0}, "b": {"]": 1.0}, "]": {bigram.END: 1.0}}

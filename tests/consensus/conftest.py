@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import bigram
 import pytest
 import torch
+
+# "4" ends at once (40 %); "5" (60 %) goes on for many tokens: an answer that correlates with length.
+SHORT_FOUR_LONG_FIVE = {
+    bigram.ASSISTANT: {"4": 0.4, "5": 0.6},
+    "4": {bigram.END: 1.0},
+    "5": {"a": 1.0},
+    "a": {"a": 0.9, bigram.END: 0.1},
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -12,3 +21,15 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def seven():
+    tokenizer = bigram.bigram_tokenizer()
+    return bigram.bigram_model(tokenizer), tokenizer
+
+
+@pytest.fixture(scope="module")
+def biased():
+    tokenizer = bigram.bigram_tokenizer()
+    return bigram.bigram_model(tokenizer, SHORT_FOUR_LONG_FIVE), tokenizer

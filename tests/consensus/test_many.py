@@ -9,11 +9,17 @@ from time import process_time
 
 import pytest
 
-from fastsample import consensus
+from fastsample import consensus, crowd
+from fastsample.consensus import Question, solve, solve_many
+from fastsample.generation import Generator
 from fastsample.inquiry import Inquiry, Settings
 from fastsample.replay import StoredGenerator, replay
 from fastsample.results import Written
 from fastsample.rules import rule_of
+
+
+def first_letter(text):
+    return text[0] if text else None
 
 
 def stored(questions, samples, seed=1):
@@ -39,7 +45,7 @@ def test_memory_does_not_grow_with_finished_questions(monkeypatch):
             super().__init__(*args)
             alive.add(self)
 
-    monkeypatch.setattr(consensus, "Inquiry", Counted)
+    monkeypatch.setattr(crowd, "Inquiry", Counted)
     settings = Settings((1.0,), 20, rule_of("ahead"))
     most = 0
     for place, _ in enumerate(replay(stored(300, 20), settings, settings.rule, slots=16)):
@@ -105,3 +111,71 @@ def test_a_real_model(embedded):
     alone = consensus.repeat(lm, tokenizer, question, 5, settings=settings)
     assert alone.text == full.samples[5].text
     assert alone.mean_logprob == pytest.approx(full.samples[5].mean_logprob, abs=1e-3)
+
+
+def test_many_questions_share_one_batch(biased):
+    """Slots freed by one question's verdict are taken by the next at once; nothing is left behind."""
+    lm, tokenizer = biased
+    settings = Settings((0.0, 1.0), 8, rule_of("ahead:k=2"), max_new_tokens=16)
+    rows = []
+
+    class Watched(Generator):
+        def step(self):
+            finished = super().step()
+            rows.append(len(self.running) + len(finished))
+            return finished
+
+    generator = Watched(lm, tokenizer, slots=6)
+    questions = [Question(f"{n}?", str(n)) for n in range(12)]
+    results = list(solve_many(lm, tokenizer, questions, settings=settings, extractor=first_letter, generator=generator))
+    assert sorted(int(r.id) for r in results) == list(range(12))
+    assert generator.is_idle
+    assert max(rows) == 6
+    full = [r for n in range(12) for r in [solve(lm, tokenizer, f"{n}?", temperatures=(0.0, 1.0), samples=8,
+            rule="ahead:k=2", max_new_tokens=16, extractor=first_letter)]]  # fmt: skip
+    assert {r.id: r.answer for r in results} == {str(n): r.answer for n, r in enumerate(full)}
+    # One after the other they would take the sum of their own steps.
+    assert generator.steps < sum(r.steps for r in full)
+
+
+def test_bad_questions_do_not_stop_the_others(seven):
+    """Too long for the context, or empty: a result of status error each, and the rest is answered."""
+    lm, tokenizer = seven
+    settings = Settings((1.0,), 4, max_new_tokens=8)
+    questions = [
+        Question("2?", "good"),
+        Question("x" * 600, "long"),
+        Question("", "empty"),
+        Question("3?", "also good"),
+    ]
+    results = {r.id: r for r in solve_many(lm, tokenizer, questions, settings=settings, extractor=first_letter)}
+    assert {i: r.status for i, r in results.items()} == {
+        "good": "budget", "long": "error", "empty": "error", "also good": "budget"
+    }  # fmt: skip
+    assert "512" in results["long"].error
+    assert results["empty"].error == "ValueError: the question is empty"
+
+
+def test_leaving_early_cancels_everything(seven):
+    """A caller who stops asking for results leaves no row running."""
+    lm, tokenizer = seven
+    generator = Generator(lm, tokenizer, slots=4)
+    results = solve_many(lm, tokenizer, (f"{n}?" for n in range(99)), settings=Settings(), generator=generator,
+                         extractor=first_letter)  # fmt: skip
+    next(results)
+    results.close()
+    assert generator.is_idle
+
+
+def test_known_samples_are_not_drawn_again(biased):
+    """A question with half of its samples known writes the other half and comes to the same result."""
+    lm, tokenizer = biased
+    settings = Settings((0.0, 1.0), 8, max_new_tokens=24)
+    (whole,) = solve_many(lm, tokenizer, [Question("2 + 2?")], settings=settings, extractor=first_letter)
+    known = tuple(s for s in whole.samples if s.number % 2)
+    started = []
+    (rest,) = solve_many(lm, tokenizer, [Question("2 + 2?", known=known)], settings=settings, extractor=first_letter,
+                         on_event=lambda e: started.append(e.number) if e.kind == "start" else None)  # fmt: skip
+    assert started == [0, 2, 4, 6, 8]
+    assert (rest.votes, rest.answer, rest.tokens) == (whole.votes, whole.answer, whole.tokens)
+    assert [s.text for s in rest.samples] == [s.text for s in whole.samples]

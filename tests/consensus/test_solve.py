@@ -3,43 +3,23 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import bigram
 import pytest
 import torch
 
+from fastsample import consensus
 from fastsample.answers import canonical
-from fastsample.consensus import Question, Settings, repeat, solve, solve_many
+from fastsample.consensus import Settings, repeat, solve
 from fastsample.generation import Generator
 from fastsample.prompts import plan_of, prompt_of, stream_of
 from fastsample.rules import rule_of
 from fastsample.tally import Ballot
 
-# "4" ends at once (40 %); "5" (60 %) goes on for many tokens: an answer that correlates with length.
-SHORT_FOUR_LONG_FIVE = {
-    bigram.ASSISTANT: {"4": 0.4, "5": 0.6},
-    "4": {bigram.END: 1.0},
-    "5": {"a": 1.0},
-    "a": {"a": 0.9, bigram.END: 0.1},
-    # The engine is tried on tokens of its own choosing, this one among them; equal logits would prove nothing.
-    "\\": {"4": 1.0},
-}
-
 
 def first_letter(text):
     return text[0] if text else None
-
-
-@pytest.fixture(scope="module")
-def seven():
-    tokenizer = bigram.bigram_tokenizer()
-    return bigram.bigram_model(tokenizer), tokenizer
-
-
-@pytest.fixture(scope="module")
-def biased():
-    tokenizer = bigram.bigram_tokenizer()
-    return bigram.bigram_model(tokenizer, SHORT_FOUR_LONG_FIVE), tokenizer
 
 
 def ask(lm, rule="majority", **kwargs):
@@ -196,6 +176,19 @@ def test_events_tell_the_whole_story(biased):
         assert pieces.get(sample.number, "") == sample.text if sample.is_finished else True
 
 
+def test_events_tell_how_much_of_a_long_prompt_is_read(seven, monkeypatch):
+    """A prompt of three blocks: none of it, one, two, all, before the first word; a short one is told of at its end."""
+    monkeypatch.setattr(consensus, "Generator", partial(Generator, prefill_block=100))
+    for question, blocks in (("2 + 2?" + "x" * 200, 3), ("2 + 2?", 1)):
+        events = []
+        solve(*seven, question, temperatures=(0.0,), samples=1, max_new_tokens=4, on_event=events.append)
+        kinds = [e.kind for e in events]
+        told = [e.read for e in events if e.kind == "prompt"]
+        total = len(events[0].inquiry.prompt)
+        assert told == ([0, 100, 200, total] if blocks == 3 else [total])
+        assert max(n for n, kind in enumerate(kinds) if kind == "prompt") < kinds.index("token")
+
+
 @pytest.mark.parametrize(
     ("settings", "part"),
     [
@@ -248,71 +241,3 @@ def test_streams_and_plans():
     assert all(0 <= s < 2**63 for s in streams)
     assert stream_of((1, 2, 3), 0.4, 7) == 8591867950552930921
     assert plan_of((0.0, 0.5, 1.0), 2) == [(0.0, 0), (0.5, 0), (1.0, 0), (0.5, 1), (1.0, 1)]
-
-
-def test_many_questions_share_one_batch(biased):
-    """Slots freed by one question's verdict are taken by the next at once; nothing is left behind."""
-    lm, tokenizer = biased
-    settings = Settings((0.0, 1.0), 8, rule_of("ahead:k=2"), max_new_tokens=16)
-    rows = []
-
-    class Watched(Generator):
-        def step(self):
-            finished = super().step()
-            rows.append(len(self.running) + len(finished))
-            return finished
-
-    generator = Watched(lm, tokenizer, slots=6)
-    questions = [Question(f"{n}?", str(n)) for n in range(12)]
-    results = list(solve_many(lm, tokenizer, questions, settings=settings, extractor=first_letter, generator=generator))
-    assert sorted(int(r.id) for r in results) == list(range(12))
-    assert generator.is_idle
-    assert max(rows) == 6
-    full = [r for n in range(12) for r in [solve(lm, tokenizer, f"{n}?", temperatures=(0.0, 1.0), samples=8,
-            rule="ahead:k=2", max_new_tokens=16, extractor=first_letter)]]  # fmt: skip
-    assert {r.id: r.answer for r in results} == {str(n): r.answer for n, r in enumerate(full)}
-    # One after the other they would take the sum of their own steps.
-    assert generator.steps < sum(r.steps for r in full)
-
-
-def test_bad_questions_do_not_stop_the_others(seven):
-    """Too long for the context, or empty: a result of status error each, and the rest is answered."""
-    lm, tokenizer = seven
-    settings = Settings((1.0,), 4, max_new_tokens=8)
-    questions = [
-        Question("2?", "good"),
-        Question("x" * 600, "long"),
-        Question("", "empty"),
-        Question("3?", "also good"),
-    ]
-    results = {r.id: r for r in solve_many(lm, tokenizer, questions, settings=settings, extractor=first_letter)}
-    assert {i: r.status for i, r in results.items()} == {
-        "good": "budget", "long": "error", "empty": "error", "also good": "budget"
-    }  # fmt: skip
-    assert "512" in results["long"].error
-    assert results["empty"].error == "ValueError: the question is empty"
-
-
-def test_leaving_early_cancels_everything(seven):
-    """A caller who stops asking for results leaves no row running."""
-    lm, tokenizer = seven
-    generator = Generator(lm, tokenizer, slots=4)
-    results = solve_many(lm, tokenizer, (f"{n}?" for n in range(99)), settings=Settings(), generator=generator,
-                         extractor=first_letter)  # fmt: skip
-    next(results)
-    results.close()
-    assert generator.is_idle
-
-
-def test_known_samples_are_not_drawn_again(biased):
-    """A question with half of its samples known writes the other half and comes to the same result."""
-    lm, tokenizer = biased
-    settings = Settings((0.0, 1.0), 8, max_new_tokens=24)
-    (whole,) = solve_many(lm, tokenizer, [Question("2 + 2?")], settings=settings, extractor=first_letter)
-    known = tuple(s for s in whole.samples if s.number % 2)
-    started = []
-    (rest,) = solve_many(lm, tokenizer, [Question("2 + 2?", known=known)], settings=settings, extractor=first_letter,
-                         on_event=lambda e: started.append(e.number) if e.kind == "start" else None)  # fmt: skip
-    assert started == [0, 2, 4, 6, 8]
-    assert (rest.votes, rest.answer, rest.tokens) == (whole.votes, whole.answer, whole.tokens)
-    assert [s.text for s in rest.samples] == [s.text for s in whole.samples]

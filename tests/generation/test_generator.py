@@ -103,15 +103,18 @@ def test_one_prefill_for_all_samples_of_a_prompt(model):
 
 
 def test_long_prompts_are_read_in_blocks(model):
-    """The blocks' size changes no token, and progress is told after each block."""
+    """The blocks' size changes no token, and progress is told before the first and after each of several blocks."""
     told = []
     prompt = tuple(3 + i % 90 for i in range(100))
     whole = Generator(model, None, prefill_block=1000)
-    blocks = Generator(model, None, prefill_block=32, progress=lambda done, total: told.append((done, total)))
+    blocks = Generator(model, None, prefill_block=32, progress=lambda *args: told.append(args))
     (a,), (b,) = (g.submit([Request(prompt, max_new_tokens=12)]) for g in (whole, blocks))
     whole.run(), blocks.run()
     assert a.tokens == b.tokens
-    assert told == [(32, 100), (64, 100), (96, 100), (100, 100)]
+    assert told == [(prompt, read, 100) for read in (0, 32, 64, 96, 100)]
+    blocks.submit([Request(prompt[:32], max_new_tokens=1)])
+    blocks.run()
+    assert told[5:] == [(prompt[:32], 32, 32)]
 
 
 def test_logits_processors_of_each_request(model):
