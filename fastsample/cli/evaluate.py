@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ..consensus import Event
     from ..generation import Generator
-    from ..inquiry import Question, Settings
+    from ..inquiry import Question, Settings, Verify
     from ..runs import Item, Run
 
 FAILED = 1
@@ -38,6 +38,11 @@ def evaluate(
     ),
     extractor: str = typer.Option(
         "auto", help="auto, boxed, number, choice, last-line, math, regex:..., module:function."
+    ),
+    verify: str = typer.Option(
+        None,
+        help="Score every sample, the best decides a vote that did not stop early: mean-logprob, exact:KEY, math:KEY, "
+        "python:TESTS.py or module:function.",
     ),
     top_p: float = typer.Option(1.0, help="Keep the smallest set of tokens with this probability; 1 keeps all."),
     top_k: int = typer.Option(0, help="Keep the k most likely tokens; 0 keeps all."),
@@ -66,6 +71,7 @@ def evaluate(
         from ..prompts import STEP_BY_STEP
         from ..rules import name_of, rule_of
         from ..runs import check_run, open_run
+        from ..verifiers import verifier_of
 
         items, complaints = _read(questions)
         settings = Settings(
@@ -85,10 +91,12 @@ def evaluate(
         )
         settings.plan()
         extractor_of(extractor)
+        verifier = verifier_of(verify) if verify else None
         config = {name: getattr(settings, name) for name in settings.__dataclass_fields__}
         config |= {
             "rule": name_of(settings.rule),
             "extractor": extractor,
+            "verify": verify,
             "model": model,
             "dtype": dtype,
             "prepack": prepack,
@@ -110,7 +118,7 @@ def evaluate(
             generator = Generator(lm, tokenizer, slots=slots, prepack=prepack)
             run = open_run(out, config, items, resume=resume)
         with run:
-            failures = _answer_all(run, items, settings, extractor, generator, console)
+            failures = _answer_all(run, items, settings, extractor, verifier, generator, console)
     except OSError as error:
         console.print(
             f"cannot write to {out}: {error.strerror or error}; nothing written before is lost; make room and --resume",
@@ -145,6 +153,7 @@ def _answer_all(
     items: list[Item],
     settings: Settings,
     extractor: str,
+    verify: Verify | None,
     generator: Generator,
     console: Console,
 ) -> int:
@@ -185,6 +194,7 @@ def _answer_all(
             _open_questions(run, items),
             settings=settings,
             extractor=extractor,
+            verify=verify,
             on_event=keep,
             generator=generator,
         )
