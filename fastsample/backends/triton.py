@@ -73,7 +73,7 @@ def first_constants(with_stats: bool) -> dict[str, Any]:
 
 
 def second_constants(with_stats: bool, chunks: int, dtype: torch.dtype) -> dict[str, Any]:
-    block = max(16, 1 << (chunks - 1).bit_length())
+    block = max(FINISHERS, 1 << (chunks - 1).bit_length())  # a chunk a thread at least: few kernels for all sizes
     return dict(WITH_STATS=with_stats, BLOCK=block, CAPACITY=CAPACITY, SHIFT=SHIFT[dtype])
 
 

@@ -99,7 +99,8 @@ def compile_kernel(
 @functools.lru_cache(None)
 def loaded(ptx: str):
     ptx = re.sub(r"ldmatrix[^;]*;", _without_ldmatrix, ptx)
-    # A maximum of three that passes a NaN on (sm_100 and newer): the emulator loses the NaN of the third.
+    # A maximum of three that passes a NaN on (sm_100 and newer) is one of two and then one of two: PTX says so, while
+    # the emulator takes it for the kind that drops NaNs.
     ptx = re.sub(r"(max\.NaN\.f32) *\t*([^,;]+), ([^,;]+), ([^,;]+), ([^,;]+);", r"\1 \2, \3, \4; \1 \2, \2, \5;", ptx)
     ptx = re.sub(r"griddepcontrol\.\w+;", "", ptx)  # of dependent launches: one launch at a time has none
     return emulator().Module(ptx)
@@ -124,39 +125,33 @@ def absent_of(case: Case, stats: Stats | None) -> frozenset[str]:
     return frozenset(names | (set(STATS) if stats is None else set()))
 
 
-def kernels_of(case: Case, stats: Stats | None, arch: int) -> tuple[Compiled, Compiled]:
-    """Both kernels as `backend.sample` would have them compiled for this call."""
-    from fastsample.backends import triton_kernels as source
+def first_kernel(case: Case, stats: Stats | None, arch: int, source: ModuleType | None = None) -> Compiled:
+    """`chunk_statistics` as `backend.sample` would have it compiled for this call; `source` may be a changed copy."""
+    from fastsample.backends import triton_kernels
 
-    absent, dtype = absent_of(case, stats), case.logits.dtype
-    chunks = -(-case.logits.shape[1] // CHUNK)
-    first = compile_kernel(
-        source.chunk_statistics, arch, dtype, absent, backend.THREADS, **backend.first_constants(stats is not None)
-    )
-    second = compile_kernel(
-        source.finish_rows,
-        arch,
-        dtype,
-        absent,
-        backend.FINISHERS,
-        **backend.second_constants(stats is not None, chunks, dtype),
-    )
-    return first, second
+    fn = (source or triton_kernels).chunk_statistics
+    constants = backend.first_constants(stats is not None)
+    return compile_kernel(fn, arch, case.logits.dtype, absent_of(case, stats), backend.THREADS, **constants)
 
 
-def sample(
-    case: Case, tokens: torch.Tensor, stats: Stats | None, arch: int = 90, seed: int = 1, races: bool = True, splits=2
-):
-    """`backend.sample` on the emulator: every finding of both launches; at most `splits` programs read a row."""
+def second_kernel(case: Case, stats: Stats | None, arch: int, source: ModuleType | None = None) -> Compiled:
+    """The same of `finish_rows`."""
+    from fastsample.backends import triton_kernels
+
+    fn, dtype = (source or triton_kernels).finish_rows, case.logits.dtype
+    constants = backend.second_constants(stats is not None, -(-case.logits.shape[1] // CHUNK), dtype)
+    return compile_kernel(fn, arch, dtype, absent_of(case, stats), backend.FINISHERS, **constants)
+
+
+WORKSPACE = ("tops", "sums", "scratch", "moments")  # what the first kernel leaves to the second
+
+
+def arguments_of(case: Case, tokens: torch.Tensor | None, stats: Stats | None) -> dict[str, Any]:
+    """Of both kernels, with a workspace, by name."""
     E = emulator()
     chunks = -(-case.logits.shape[1] // CHUNK)
     words = backend.scratch_words(chunks)
-    tiles = backend.programs(1, chunks, backend.THREADS // backend.share(stats is not None), 10**6)
-    space = dict(
-        tops=torch.empty(case.rows * chunks, dtype=torch.float32),
-        sums=torch.empty(case.rows * chunks, dtype=torch.int64),
-        scratch=torch.empty(case.rows * words, dtype=torch.float32),
-    )
+    scratch = torch.empty(case.rows * words, dtype=torch.float32)
     values: dict[str, Any] = dict(
         logits=E.Const(case.logits),
         stride=case.logits.stride(0),
@@ -165,9 +160,13 @@ def sample(
         chunks=chunks,
         indices=case.indices,
         stream_rows=case.stream,
+        tops=torch.empty(case.rows * chunks, dtype=torch.float32),
+        sums=torch.empty(case.rows * chunks, dtype=torch.int64),
+        scratch=scratch,
+        moments=scratch,
         scratch_stride=words,
         listing=E.Undef(torch.empty(case.rows * chunks, dtype=torch.int32)),
-        tokens=E.Undef(tokens),
+        tokens=None if tokens is None else E.Undef(tokens),
         **({} if stats is None else stats._asdict()),
     )
     for n in COLUMNS:
@@ -176,26 +175,28 @@ def sample(
         values[n], values[f"{n}_rows"] = (0, value) if is_column else (value, None)
         if COLUMNS[n] == "fp32":
             values[n] = float(values[n])
-    values["moments"] = space["scratch"]
-    first, second = kernels_of(case, stats, arch)
-    findings = []
-    results = []
-    for kernel, grid, is_written in (
-        (first, (case.rows, min(splits, tiles)), False),
-        (second, (case.rows,), True),
-    ):
+    return values
 
-        def argument(name, is_written=is_written):
-            if name in ("tops", "sums", "scratch", "moments"):
-                tensor = space["scratch" if name == "moments" else name]
-                return tensor if is_written else E.Undef(tensor)
-            return values[name]
 
-        module = loaded(kernel.ptx)
-        r = module.launch(
-            module.find(kernel.name), grid=grid, block=(kernel.threads,), args=[argument(n) for n in kernel.parameters],
-            dyn=kernel.shared, races=races, seed=seed,
-        )  # fmt: skip
-        findings += r.findings
-        results.append(r)
-    return findings, results
+def launch(kernel: Compiled, grid: tuple[int, ...], values: dict[str, Any], seed: int, races: bool):
+    module = loaded(kernel.ptx)
+    return module.launch(
+        module.find(kernel.name), grid=grid, block=(kernel.threads,), args=[values[n] for n in kernel.parameters],
+        dyn=kernel.shared, races=races, seed=seed,
+    )  # fmt: skip
+
+
+def launch_first(case: Case, stats, values, arch: int, seed: int, races: bool, splits: int, source=None):
+    """The first kernel, with at most `splits` programs to a row, on a workspace that nobody has written."""
+    kernel = first_kernel(case, stats, arch, source)
+    tiles = backend.programs(1, values["chunks"], backend.THREADS // backend.share(stats is not None), 10**6)
+    blank = {name: emulator().Undef(values[name]) for name in WORKSPACE}
+    return launch(kernel, (case.rows, min(splits, tiles)), values | blank, seed, races)
+
+
+def sample(case: Case, tokens, stats: Stats | None, arch=90, seed=1, races=True, splits=2, source=None):
+    """`backend.sample` on the emulator: every finding of both launches, and their counters."""
+    values = arguments_of(case, tokens, stats)
+    first = launch_first(case, stats, values, arch, seed, races, splits, source)
+    second = launch(second_kernel(case, stats, arch, source), (case.rows,), values, seed, races)
+    return first.findings + second.findings, (first, second)

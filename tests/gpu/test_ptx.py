@@ -56,12 +56,39 @@ def test_triton(arch):
 
 
 @needs_triton
+@pytest.mark.parametrize("arch", ptx.ARCHITECTURES)
+def test_triton_sees_every_nan(arch):
+    """Wherever the one NaN of a row is, in a whole tile or in the tail; sm_120 takes maxima of three."""
+    places = torch.arange(0, 4400, 113)
+    n = len(places)
+    x = torch.randn(n, 4400)
+    x[torch.arange(n), places] = float("nan")
+    case = draws.case_of(
+        x,
+        dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0),
+        dict.fromkeys(("seed", "stream", "position", "indices"), torch.arange(n)),
+    )
+    tokens, _ = draws.blank(case)
+    ptx.sample(case, tokens, None, arch, races=False)
+    assert tokens.tolist() == [-1] * n
+
+
+@needs_triton
+def test_triton_half_precision():
+    """bfloat16 and float16 rows, whose ranks leave out the bits that they do not use."""
+    for d in draws.hostile((1000, 5000), 2, 5, (torch.bfloat16, torch.float16))[::3]:
+        tokens, _ = draws.blank(d.case)
+        findings, _ = ptx.sample(d.case, tokens, None)
+        assert not draws.differs(d, tokens, None), (d.name, tokens, d.tokens)
+        assert not [f for f in findings if not draws.is_explained(f)], (d.name, findings)
+
+
+@needs_triton
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_row_is_read_once(dtype):
     """The first kernel asks for exactly the row's sectors, and beside them for its parameters' once a warp."""
     d = draws.draws("normal", 32768, 1, 1, dtype)
     case = d.case._replace(logits=d.case.logits.clone())  # torch's memory starts at a sector, numpy's may not
-    tokens, stats = draws.blank(case)
-    _, (first, _) = ptx.sample(case, tokens, stats, races=False, splits=3)
+    first = ptx.launch_first(case, None, ptx.arguments_of(case, None, None), arch=90, seed=1, races=False, splits=3)
     parameters = 2 * 3 * backend.THREADS // 32  # temperature and index, of three programs
     assert 0 < first.stat["ld_sectors"] - 32768 * dtype.itemsize // 32 <= parameters
