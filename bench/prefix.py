@@ -16,7 +16,8 @@ The last three are filled by one prefill and `batch_repeat_interleave`, whose se
 prefills N rows, which `--only end-to-end` pays.
 
 A step is the forward pass of N rows with `generate`'s own per-step copy of the logits to float32, no sampling. Before
-anything is timed, every peer's logits are held against the shared ones. The last line is JSON.
+anything is timed, every peer's logits are held against the shared ones. Peak memory is that of prefill, fork and eight
+steps; `end-to-end` gives that of whole samples. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -36,97 +36,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from caches import Peak, Shared, Transformers
+
 PEERS = ("shared", "dynamic", "malloc", "static")
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": "-1", "MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TOP_PAD_": str(2**26)}
 WARMUP, STEPS = 3, 5
 
 
-def resident() -> int:
-    """Bytes of this process in memory now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-class Peak:
-    """The largest resident size while it runs, over the one at its start; sampled every 5 ms."""
-
-    def __enter__(self):
-        self.start = self.top = resident()
-        self.is_done = threading.Event()
-        self.thread = threading.Thread(target=self._watch)
-        self.thread.start()
-        return self
-
-    def _watch(self):
-        while not self.is_done.wait(0.005):
-            self.top = max(self.top, resident())
-
-    def __exit__(self, *_):
-        self.is_done.set()
-        self.thread.join()
-        self.top = max(self.top, resident())
-
-    @property
-    def bytes(self) -> int:
-        return self.top - self.start
-
-
 def spread(seconds: list[float]) -> dict[str, float]:
     p20, p50, p80 = (statistics.quantiles(seconds, n=10, method="inclusive")[i] for i in (1, 4, 7))
     return {"p20": p20, "p50": p50, "p80": p80}
-
-
-class Shared:
-    def __init__(self, model, prepack):
-        from fastsample.engine import SharedEngine
-
-        self.engine = SharedEngine(model, prepack=prepack)
-
-    def prefill(self, prompt):
-        self.prefix = self.engine.prefill(prompt)
-
-    def fork(self, rows):
-        self.engine.add(self.prefix, rows)
-
-    def step(self, tokens):
-        return self.engine.step(tokens)
-
-
-class Transformers:
-    """The peers that run on the caches of transformers, as `generate` drives them."""
-
-    def __init__(self, model, kind, length):
-        self.model, self.kind, self.length = model, kind, length
-
-    @torch.inference_mode()
-    def prefill(self, prompt):
-        from transformers import DynamicCache
-
-        self.prompt = len(prompt)
-        self.cache = DynamicCache(config=self.model.config)
-        self.model(input_ids=torch.tensor([prompt]), past_key_values=self.cache, use_cache=True, logits_to_keep=1)
-
-    @torch.inference_mode()
-    def fork(self, rows):
-        from transformers import StaticCache
-
-        if self.kind == "static":
-            filled = StaticCache(config=self.model.config, max_cache_len=self.length)
-            for i, layer in enumerate(self.cache.layers):
-                filled.update(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1), i)
-            self.cache = filled
-        else:
-            self.cache.batch_repeat_interleave(rows)
-        self.mask = torch.ones(rows, self.prompt, dtype=torch.long)
-
-    @torch.inference_mode()
-    def step(self, tokens):
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], 1)
-        inputs = self.model.prepare_inputs_for_generation(
-            tokens[:, None], past_key_values=self.cache, attention_mask=self.mask, use_cache=True
-        )
-        inputs["input_ids"] = tokens[:, None]
-        logits = self.model(**inputs, return_dict=True).logits
-        return logits[:, -1].to(copy=True, dtype=torch.float32)
 
 
 def measure(peer: str, P: int, N: int, dtype: str, prepack: bool) -> dict:
@@ -367,7 +286,8 @@ def main() -> None:
         print(f"{N} samples x {T} tokens, P = 512, four temperatures, top_p 0.9: fastsample "
               f"{pair['shared']['seconds']:.1f} s ({pair['shared']['tokens_per_second']:.0f} tokens/s), generate once "
               f"a temperature {pair['generate']['seconds']:.1f} s ({pair['generate']['tokens_per_second']:.0f}), "
-              f"{out['end_to_end']['ratio']:.1f} times")  # fmt: skip
+              f"{out['end_to_end']['ratio']:.1f} times; peak over the weights {pair['shared']['peak'] / 1e6:.0f} and "
+              f"{pair['generate']['peak'] / 1e6:.0f} MB")  # fmt: skip
     print(json.dumps(out))
 
 
