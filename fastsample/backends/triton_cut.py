@@ -193,14 +193,15 @@ def min_p_key(top, c, min_p, SHIFT: tl.constexpr):
 def middle_part(low, high, vocab, n, missing, inside, CAPACITY: tl.constexpr):
     """Where to look in [low, high), whose n tokens measure `inside`, for the one that completes `missing`.
 
-    The middle half; among tokens of one logit, which differ by index alone, as many as fit around the likely place.
+    The middle half; among tokens of one logit, which differ by index alone, as many as fit around the likely place, and
+    never more than half.
     """
     last = high - 1
     is_one_logit = (low >> INDEX_BITS) == (last >> INDEX_BITS)
     first = tl.maximum(low, ((last >> INDEX_BITS) << INDEX_BITS) + INDEX_MASK - vocab)
     span = (high - first).to(tl.float64)
     place = high - (span * (missing.to(tl.float64) / inside.to(tl.float64))).to(tl.int64)
-    near = (span * (0.25 * CAPACITY) / n.to(tl.float64)).to(tl.int64) + 1
+    near = (span * tl.minimum(0.25 * CAPACITY / n.to(tl.float64), 0.25)).to(tl.int64) + 1
     quarter = (high - low) // 4
     a = tl.where(is_one_logit, tl.maximum(place - near, low), low + quarter)
     return a, tl.where(is_one_logit, tl.maximum(tl.minimum(place + near, high), a + 1), high - quarter)
