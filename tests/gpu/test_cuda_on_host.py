@@ -30,10 +30,24 @@ def check(program, todo):
     assert not said
 
 
+def light_ties(vocab):
+    """Ties whose masses are below the rounding that a search by mass must allow for."""
+    x = torch.full((1, vocab), -20.6)
+    x[0, vocab // 3] = 0
+    filters = dict(temperature=1.0, top_k=0, top_p=1 - 2.0**-23, min_p=0.0)
+    rows = torch.arange(4)
+    randomness = dict(seed=rows, stream=rows, position=rows, indices=torch.zeros_like(rows))
+    tokens, stats = draws.run("reference", x, **filters, **randomness)
+    return draws.Draws(
+        f"light ties {vocab}", draws.case_of(x, filters, randomness), tokens.tolist(), stats.kept.tolist()
+    )
+
+
 def test_under_ubsan():
-    """Vectors, and hostile rows in all dtypes."""
+    """Vectors, hostile rows in all dtypes, and a search that could go on for ever."""
     todo = [draws.of_vector(v, 8) for v in vectors() if v.logits.shape[1] <= 5000][::5]
     todo += draws.hostile((1, 257, 5000), 2, 3, (torch.float32, torch.bfloat16, torch.float16))
+    todo += [light_ties(vocab) for vocab in (250, 1000, 9000)]
     check(on_host.build("-fsanitize=undefined"), todo)
 
 
