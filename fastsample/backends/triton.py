@@ -88,7 +88,7 @@ def _device(device: torch.device) -> tuple[int, int]:
     if device.type == "cpu":
         return 1, 32
     properties = torch.cuda.get_device_properties(device)
-    return properties.multi_processor_count, properties.warp_size
+    return properties.multi_processor_count, getattr(properties, "warp_size", 32)  # torch 2.4 does not say
 
 
 def scratch_words(chunks: int) -> int:

@@ -43,9 +43,10 @@ def test_cuda_half_precision():
 
 
 @needs_triton
-@pytest.mark.parametrize("arch", ptx.ARCHITECTURES)
+@pytest.mark.parametrize("arch", [*ptx.ARCHITECTURES, 100])
 def test_triton(arch):
-    """The same for the two Triton kernels, whose shared-memory reductions write equal values twice."""
+    """The same for the two Triton kernels, whose shared-memory reductions write equal values twice; sm_100 also packs
+    two float32 operations into one."""
     todo = small_vectors(8 if arch == 90 else 24) + draws.hostile((1000,), 2, arch)[:: 1 if arch == 90 else 4]
     for i, d in enumerate(todo):
         tokens, stats = draws.blank(d.case)
