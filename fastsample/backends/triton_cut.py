@@ -29,7 +29,7 @@ from .triton_arithmetic import (
 )
 from .triton_guess import guess, read_chunks
 
-READ = tl.constexpr(16)  # chunks that a sweep reads at a time
+READ = tl.constexpr(8)  # chunks that a sweep reads at a time; 16 spill two registers on sm_120
 FEW = tl.constexpr(64)  # candidates that are ranked pair by pair
 
 
