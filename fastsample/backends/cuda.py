@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..contract import CHUNK, Case
+from .workspace import Workspaces
 
 try:
     from .. import _cuda
@@ -48,42 +48,8 @@ def _device_objection(index: int) -> str | None:
     return None
 
 
-class Workspace(NamedTuple):
-    """Of one device and stream; calls on one stream follow each other, so they can share it."""
-
-    tops: Tensor  # float32, a value a chunk
-    sums: Tensor  # int64
-    moments: Tensor  # float32, three a chunk; empty until statistics are wanted
-    ticket: Tensor  # int32, a value a row, zero between launches
-
-
-_workspaces: dict[tuple[int, int], Workspace] = {}
-_lock = threading.Lock()
-
-
-def _workspace(case: Case, stream: int, with_stats: bool) -> Workspace:
-    device, rows = case.logits.device, case.rows
-    need = rows * -(-case.logits.shape[1] // CHUNK)
-    # Memory made during a capture belongs to the graph: it must not be kept for calls outside.
-    is_capturing = torch.cuda.is_current_stream_capturing()
-    found = None if is_capturing else _workspaces.get((device.index or 0, stream))
-    need_moments = 3 * need if with_stats else 0
-    if (
-        found is None
-        or found.tops.numel() < need
-        or found.ticket.numel() < rows
-        or found.moments.numel() < need_moments
-    ):
-        found = Workspace(
-            torch.empty(need, dtype=torch.float32, device=device),
-            torch.empty(need, dtype=torch.int64, device=device),
-            torch.empty(need_moments, dtype=torch.float32, device=device),
-            torch.zeros(rows, dtype=torch.int32, device=device),
-        )
-        if not is_capturing:
-            with _lock:
-                _workspaces[device.index or 0, stream] = found
-    return found
+# tops and sums: a value a chunk; moments: three a chunk, of statistics; ticket: a value a row, zero between launches
+_workspaces = Workspaces((torch.float32, torch.int64, torch.float32, torch.int32), zeroed=(3,))
 
 
 @lru_cache(None)
@@ -96,7 +62,8 @@ def sample(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None) -> None
     logits = case.logits
     with torch.cuda.device(logits.device):
         stream = torch.cuda.current_stream().cuda_stream
-        space = _workspace(case, stream, stats is not None)
+        need = case.rows * -(-logits.shape[1] // CHUNK)
+        space = _workspaces.get(logits.device, (need, need, 0 if stats is None else 3 * need, case.rows))
         splits = _cuda.splits_for(case.rows, logits.shape[1], _multiprocessors(logits.device.index or 0))
         pointers = (0,) * 6 if stats is None else tuple(column.data_ptr() for column in stats)
         work = (*(t.data_ptr() for t in space), splits)

@@ -6,12 +6,13 @@ import functools
 import sys
 import threading
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..contract import CHUNK, Case
+from .workspace import Workspaces
 
 name = "triton"
 MAX_VOCAB = 2**20
@@ -46,17 +47,9 @@ def _is_interpreting() -> bool:
     return triton is not None and bool(triton.knobs.runtime.interpret)
 
 
-class Workspace(NamedTuple):
-    """Of one device and stream; calls on one stream follow each other, so they can share it."""
-
-    tops: Tensor  # float32, a value a chunk
-    sums: Tensor  # int64
-    listing: Tensor  # int32
-    scratch: Tensor  # float32, `scratch_words` a row
-
-
-_workspaces: dict[tuple[int, int], Workspace] = {}
-_lock = threading.Lock()
+# tops, sums and listing: a value a chunk; scratch: `scratch_words` a row
+_workspaces = Workspaces((torch.float32, torch.int64, torch.int32, torch.float32))
+_launching = threading.Lock()  # two threads on one stream: both launches of a call before the next call's
 
 
 def share(with_stats: bool) -> int:
@@ -96,31 +89,11 @@ def scratch_words(chunks: int) -> int:
     return max(2 * CAPACITY, -(-3 * chunks // 2) * 2)
 
 
-def _workspace(case: Case, chunks: int) -> Workspace:
-    device, need = case.logits.device, case.rows * chunks
-    need_scratch = case.rows * scratch_words(chunks)
-    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-    # Memory made during a capture belongs to the graph: it must not be kept for calls outside.
-    is_capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-    found = None if is_capturing else _workspaces.get((device.index or 0, stream))
-    if found is None or found.tops.numel() < need or found.scratch.numel() < need_scratch:
-        found = Workspace(
-            torch.empty(need, dtype=torch.float32, device=device),
-            torch.empty(need, dtype=torch.int64, device=device),
-            torch.empty(need, dtype=torch.int32, device=device),
-            torch.empty(need_scratch, dtype=torch.float32, device=device),
-        )
-        if not is_capturing:
-            with _lock:
-                _workspaces[device.index or 0, stream] = found
-    return found
-
-
 def sample(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None) -> int | None:
     """Fill tokens [B] int64 and the tensors of `Stats`; None: how many rows are invalid only the device knows."""
     device = case.logits.device
     if device.type == "cuda":
-        with torch.cuda.device(device):
+        with torch.cuda.device(device), _launching:
             _launch(case, tokens, stats)
         return None
     _launch(case, tokens, stats)
@@ -133,19 +106,20 @@ def _launch(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None) -> Non
     logits = case.logits
     vocab = logits.shape[1]
     chunks = -(-vocab // CHUNK)
-    space = _workspace(case, chunks)
+    words = scratch_words(chunks)
+    need = case.rows * chunks
+    tops, sums, listing, scratch = _workspaces.get(logits.device, (need, need, need, case.rows * words))
     row = (logits, logits.stride(0), logits.shape[0], vocab, chunks, case.indices)
     temperature = _pair(case.temperature)
-    words = scratch_words(chunks)
     columns: tuple[Any, ...] = (None,) * 6 if stats is None else stats
     processors, warp = _device(logits.device)
     splits = programs(case.rows, chunks, THREADS // share(stats is not None), processors)
     kernels.chunk_statistics[case.rows, splits](
         *row,
         *temperature,
-        space.tops,
-        space.sums,
-        space.scratch,
+        tops,
+        sums,
+        scratch,
         words,
         **first_constants(stats is not None),
         num_warps=THREADS // warp,
@@ -160,10 +134,10 @@ def _launch(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None) -> Non
         *_pair(case.seed),
         case.stream,
         *_pair(case.position),
-        space.tops,
-        space.sums,
-        space.listing,
-        space.scratch,
+        tops,
+        sums,
+        listing,
+        scratch,
         words,
         tokens,
         *columns,

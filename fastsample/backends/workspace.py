@@ -1,0 +1,38 @@
+"""Scratch memory of the GPU backends: one set of tensors per device and stream, made again when a call needs more.
+
+Calls on one stream follow each other on the device, so they can share it; two streams never do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class Workspaces:
+    """dtypes: of the tensors of a set; zeroed: which of them must start as zeros."""
+
+    def __init__(self, dtypes: Sequence[torch.dtype], zeroed: Sequence[int] = ()) -> None:
+        self._dtypes = dtypes
+        self._zeroed = frozenset(zeroed)
+        self._kept: dict[tuple[torch.device, int], list[Tensor]] = {}
+
+    def get(self, device: torch.device, sizes: Sequence[int]) -> list[Tensor]:
+        """1-D tensors of at least `sizes` elements, for the current stream of `device`."""
+        is_cuda = device.type == "cuda"
+        # Memory made during a capture belongs to the graph: it must not be kept for calls outside, nor theirs taken.
+        is_capturing = is_cuda and torch.cuda.is_current_stream_capturing()
+        key = device, torch.cuda.current_stream(device).cuda_stream if is_cuda else 0
+        kept = [] if is_capturing else self._kept.get(key, [])
+        if not kept or any(t.numel() < size for t, size in zip(kept, sizes)):
+            # Never smaller than before: calls that need more of one and less of another would take turns for ever.
+            sizes = [max(size, t.numel()) for size, t in zip(sizes, kept)] if kept else sizes
+            kept = [
+                (torch.zeros if i in self._zeroed else torch.empty)(size, dtype=dtype, device=device)
+                for i, (size, dtype) in enumerate(zip(sizes, self._dtypes))
+            ]
+            if not is_capturing:
+                self._kept[key] = kept
+        return kept
