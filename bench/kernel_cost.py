@@ -8,7 +8,8 @@
 Instructions are counted in SASS, in the loop that streams the row, weighted by how many issue slots of a
 multiprocessor's 128 lanes each takes: 128 / the results per clock that the CUDA programming guide's table of arithmetic
 throughput gives for it (sass.py).
-Roofline: bytes of a row of 151,936 logits / bandwidth of the datasheet. It is a bound, not a measurement.
+Roofline of a row of 151,936 logits: its bytes / bandwidth, and its issue slots / (multiprocessors x 128 x clock), both
+of the datasheet. The larger is a bound, not a measurement.
 """
 
 from __future__ import annotations
@@ -33,7 +34,14 @@ VOCAB = 151_936
 CUDA_ARCHITECTURES = ("80", "86", "89", "90a", "100a", "120")
 CUDA_ELEMENTS = 32  # of a lane, in one turn of the streaming loop
 TRITON_ARCHITECTURES = ("80", "86", "90", "100a", "120")
-DEVICES = {"A100 80GB": 2.04e12, "H100 SXM": 3.35e12, "B200": 8.0e12, "RTX 4090": 1.008e12}  # bytes/s, datasheets
+# Architecture, bytes/s, multiprocessors, clock: of the datasheets; the clock as their float32 rate has it.
+DEVICES = {
+    "A100 80GB": ("80", 2.04e12, 108, 1.41e9),
+    "H100 SXM": ("90a", 3.35e12, 132, 1.98e9),
+    "B200": ("100a", 8.0e12, 148, 1.98e9),
+    "RTX 4090": ("89", 1.008e12, 128, 2.52e9),
+}
+KINDS = ("load", "float32", "float64", "convert", "shuffle", "store", "other")  # other: int32 and control
 WARPS_OF_SM = {"80": 64, "86": 48, "89": 48, "90": 64, "90a": 64, "100a": 64, "120": 48}
 SHARED_OF_SM = {"80": 164, "86": 100, "89": 100, "90": 228, "90a": 228, "100a": 228, "120": 100}  # kB
 
@@ -117,21 +125,44 @@ def compilers() -> str:
     return f"nvcc {''.join(re.findall(r'V([0-9.]+)', said)) or '(none)'}, Triton {triton.__version__}"
 
 
+def markdown(head: list[str], rows: list[list[str]]) -> list[str]:
+    return ["| " + " | ".join(r) + " |" for r in (head, ["---"] * len(head), *rows)]
+
+
 def table(lines: list[dict]) -> str:
     head = ["kernel", "arch", "registers", "spills", "shared", "occupancy", "load_bytes", "instructions", "slots"]
-    rows = [[str(one[h]) if one[h] is not None else "" for h in head] for one in lines]
-    text = ["| " + " | ".join(r) + " |" for r in (head, ["---"] * len(head), *rows)]
-    text += [
-        "",
-        f"Compiled by {compilers()}.",
-        f"Bytes read of a row of {VOCAB:,} tokens: 607,744 (float32), 303,872 (16 bit); written: 12 per 256 tokens.",
+    rows = [
+        [str(one[h]) if one[h] is not None else "" for h in head] + [str(one["kinds"].get(k, "")) for k in KINDS]
+        for one in lines
     ]
-    text += ["", "Roofline, microseconds a row = bytes / bandwidth (a bound from datasheets, not a measurement):", ""]
-    text += ["| device | TB/s | float32 | 16 bit |", "| --- | --- | --- | --- |"]
-    text += [
-        f"| {n} | {b / 1e12:.2f} | {VOCAB * 4 / b * 1e6:.3f} | {VOCAB * 2 / b * 1e6:.3f} |" for n, b in DEVICES.items()
-    ]
-    return "\n".join(text)
+    costs = {(one["kernel"], one["arch"]): one["slots"] for one in lines}
+    bounds = [bound(device, costs) for device in DEVICES if ("cuda float32", f"sm_{DEVICES[device][0]}") in costs]
+    return "\n".join(
+        [
+            *markdown([*head, *KINDS], rows),
+            "",
+            f"Compiled by {compilers()}. Instructions, slots and the kinds of instructions: for one logit.",
+            f"Bytes read of a row of {VOCAB:,} tokens: {VOCAB * 4:,} (float32), {VOCAB * 2:,} (16 bit); written: 12 per",
+            "256 tokens, 24 with statistics.",
+            "",
+            "Roofline of the CUDA kernel's one read, microseconds a row of a full batch: bytes / bandwidth, and",
+            "slots of a logit x logits / (multiprocessors x 128 x clock), from datasheets. The larger of the two is a",
+            "bound, not a measurement.",
+            "",
+            *markdown(["device", "TB/s", "SMs x GHz", "float32: bytes", "slots", "bfloat16: bytes", "slots"], bounds),
+        ]
+    )
+
+
+def bound(device: str, costs: dict[tuple[str, str], float]) -> list[str]:
+    """A device's line: what its memory and what its instructions allow."""
+    arch, bandwidth, processors, clock = DEVICES[device]
+    cells = [device, f"{bandwidth / 1e12:.2f}", f"{processors} x {clock / 1e9:.2f}"]
+    for dtype, size in (("float32", 4), ("bfloat16", 2)):
+        slots_a_second = processors * 128 * clock
+        cells.append(f"{VOCAB * size / bandwidth * 1e6:.3f}")
+        cells.append(f"{VOCAB * costs[f'cuda {dtype}', f'sm_{arch}'] / slots_a_second * 1e6:.3f}")
+    return cells
 
 
 def complaints(lines: list[dict], stored: list[dict]) -> list[str]:
