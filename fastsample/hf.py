@@ -1,8 +1,7 @@
 """What Hugging Face's `generate` is given: two logits processors, and a `custom_generate` over the shared prefix.
 
     model.generate(**inputs, logits_processor=[FastSampler(temperature=[0.3, 0.7, 1.0, 1.3], seed=7)], top_k=0)
-    model.generate(**inputs, do_sample=True, num_return_sequences=4, top_k=0, custom_generate=fastsample.hf.generate,
-                   temperatures=[0.3, 0.7, 1.0, 1.3], seed=7)
+    model.generate(**inputs, custom_generate=fastsample.hf.generate, temperatures=[0.3, 0.7, 1.0, 1.3], seed=7, top_k=0)
 
 Both write the same tokens, and so does a `Generator` with the same (seed, stream): the randomness of a token is named
 by seed, stream (the row's number unless given) and position (its index in its own unpadded sequence).
@@ -49,8 +48,8 @@ def generate(
 ) -> Any:
     """For `model.generate(..., custom_generate=fastsample.hf.generate)`: each prompt is prefilled once and stored once.
 
-    temperatures: one for each row (prompts x num_return_sequences) or one for each sequence of a prompt
-                  (num_return_sequences); None = the generation config's, 0 without do_sample
+    temperatures: one for each row (prompts x num_return_sequences) or one for each sequence of a prompt, which without
+                  num_return_sequences also says how many there are; None = the generation config's, 0 without do_sample
     seed:         names the experiment
     streams:      one for each row, names the samples; None = the row's number
     slots:        the largest number of rows at once; None = all
@@ -63,10 +62,12 @@ def generate(
     if rows == 0:
         raise ValueError("input_ids must have at least one row, got 0; ask for one sample at least")
     mask = _refuse(model, input_ids, generation_config, model_kwargs)
-    prompts = [tuple(ids[keep].tolist()) for ids, keep in zip(input_ids, mask.bool())]
     processors = _processors(logits_processor)
     is_random = generation_config.do_sample or temperatures is not None
     per_row = _temperatures(temperatures, rows, generation_config)
+    each = len(per_row) // rows  # sequences of every row that only the list of temperatures asks for
+    input_ids, mask, rows = input_ids.repeat_interleave(each, 0), mask.repeat_interleave(each, 0), len(per_row)
+    prompts = [tuple(ids[keep].tolist()) for ids, keep in zip(input_ids, mask.bool())]
     names = list(range(rows)) if streams is None else torch.as_tensor(streams).tolist()
     if len(names) != rows:
         raise ValueError(f"streams must have one value for each of the {rows} rows, got {len(names)}")
@@ -89,7 +90,9 @@ def generate(
             stream=names[b],
             max_new_tokens=2**31 if longest is None else longest,
             eos=eos,
-            logits_processor=_Padded(processors, input_ids[b, : width - len(prompts[b])], b) if processors else None,
+            logits_processor=(
+                _Padded(processors, input_ids[b, : width - len(prompts[b])], b // each) if processors else None
+            ),
             key=b,
         )
         for b in range(rows)
@@ -161,10 +164,13 @@ def _output(samples: list[Sample], input_ids: Tensor, vocab: int, config: Any) -
 
 
 def _temperatures(given: Any, rows: int, config: Any) -> list[float]:
+    """One for each row, or several where the list is all that says how many sequences a row gets."""
     if given is None:
         return [float(config.temperature or 1.0) if config.do_sample else 0.0] * rows
     values = torch.as_tensor(given, dtype=torch.float64).flatten().tolist()
     each = config.num_return_sequences or 1
+    if each == 1 and len(values) > 1 and len(values) != rows:
+        return values * rows
     if len(values) not in (rows, each):
         raise ValueError(
             f"temperatures must have one value for each of the {rows} rows or for each of num_return_sequences = "

@@ -120,6 +120,15 @@ def test_custom_generate_writes_what_fast_sampler_writes(name):
     assert torch.equal(got, want)
 
 
+def test_temperatures_alone_say_how_many_sequences(model):
+    """Four temperatures without num_return_sequences are four sequences of every prompt, penalties included."""
+    options = {**ids(PROMPT, SHORT), "custom_generate": shared, "temperatures": TEMPERATURES, "seed": 7}
+    options |= {"repetition_penalty": 1.3, "top_k": 0, **SETTINGS}
+    want = model.generate(num_return_sequences=4, do_sample=True, **options)
+    assert want.shape[0] == 8
+    assert torch.equal(model.generate(**options), want)
+
+
 def test_custom_generate_without_temperatures_is_generate():
     """Greedy decoding equals `generate`'s own, with penalties and a minimum counted from the padded width."""
     model = tiny("llama")
