@@ -39,3 +39,17 @@ def test_invalid_rows(arch, dtype):
         assert not found
         assert stats.status.tolist() == expected
         assert [t == -1 for t in tokens.tolist()] == [e > 0 for e in expected]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_row_is_read_once(dtype):
+    """An invalid row ends with its statistics: exactly its sectors, and beside them maxima and temperature."""
+    x = torch.zeros(1, 32768, dtype=dtype)
+    x[0, 5] = float("inf")
+    off = dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
+    case = draws.case_of(x, off, dict(seed=torch.ones(1).long(), stream=None, position=0, indices=None))
+    tokens, _ = draws.blank(case)
+    found = cuda_ptx.sample(case, tokens, None, splits=3, races=False)
+    assert tokens.tolist() == [-1]
+    maxima, temperature = 128 * 4 // 32, 3 * 256 // 32  # a sector for each warp of three blocks
+    assert 0 < found.stat["ld_sectors"] - x.nbytes // 32 <= maxima + temperature
