@@ -50,5 +50,8 @@ PYBIND11_MODULE(_cuda, m) {
   m.def("sample", &sample, "Launches on a stream of the current device; returns a cudaError_t.");
   m.def("splits_for", &cuda::splits_for, "Blocks that share a row: (rows, vocab, multiprocessors).");
   m.def("error_name", &cuda::error_name, "What a cudaError_t means.");
+  m.def("driver_version", &cuda::driver_version,
+        "The newest CUDA that the driver knows, as 1000 * major + 10 * minor.");
+  m.def("toolkit_version", &cuda::toolkit_version, "The CUDA that this was built with, likewise.");
   m.attr("architectures") = FASTSAMPLE_ARCHITECTURES;
 }

@@ -47,6 +47,13 @@ int sample(const Call& call, int64_t count, const Workspace& space, void* stream
   }
 }
 
+int driver_version() {
+  int version = 0;
+  return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
+}
+
+int toolkit_version() { return CUDART_VERSION; }
+
 const char* error_name(int code) { return cudaGetErrorString(static_cast<cudaError_t>(code)); }
 
 }  // namespace fastsample::cuda

@@ -36,7 +36,16 @@ def why_not(case: Case) -> str | None:
 
 @lru_cache(None)
 def _device_objection(index: int) -> str | None:
-    """Binaries run on their own major architecture from their own minor on; the PTX of the last on everything newer."""
+    """Binaries run on their own major architecture from their own minor on; the PTX of the last on everything newer.
+
+    A driver runs what was built with its own major version of CUDA, or an older one.
+    """
+    driver, toolkit = _cuda.driver_version(), _cuda.toolkit_version()
+    if driver // 1000 < toolkit // 1000:
+        return (
+            f"the driver knows CUDA {_version(driver)}, and the extension was built with {_version(toolkit)}; "
+            "update the driver, or reinstall fastsample with an older nvcc on the PATH"
+        )
     major, minor = torch.cuda.get_device_capability(index)
     built = [(int(a.rstrip("a")[:-1]), int(a.rstrip("a")[-1]), a.endswith("a")) for a in _cuda.architectures.split()]
     is_served = (major, minor) >= built[-1][:2] or any(
@@ -46,6 +55,10 @@ def _device_objection(index: int) -> str | None:
         names = ", ".join(f"sm_{a}" for a in _cuda.architectures.split())
         return f"the extension was built for {names}, and the GPU is sm_{major}{minor}"
     return None
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 # tops and sums: a value a chunk; moments: three a chunk, of statistics; ticket: a value a row, zero between launches

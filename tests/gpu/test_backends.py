@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import fastsample
 from fastsample import sampling
+from fastsample.backends import cuda
 from fastsample.backends import triton as backend
 
 
@@ -54,3 +56,25 @@ def test_the_extension_is_harmless_without_a_driver():
     code = extension.sample(call, 0, (0,) * 6, (0, 0, 0, 0, 1), 1, 0)
     assert code != 0
     assert extension.error_name(code)
+
+
+@pytest.mark.parametrize(
+    ("driver", "capability", "sentence"),
+    [
+        (13000, (9, 0), None),
+        (13020, (8, 7), None),
+        (14000, (12, 1), None),
+        (12040, (9, 0), "the driver knows CUDA 12.4, and the extension was built with 13.0; update the driver"),
+        (13000, (7, 5), "the extension was built for sm_80, sm_90a, sm_120, and the GPU is sm_75"),
+        (13000, (10, 0), "the extension was built for sm_80, sm_90a, sm_120, and the GPU is sm_100"),
+    ],
+)
+def test_what_the_extension_cannot_run_on(monkeypatch, driver, capability, sentence):
+    """A driver of an older CUDA and an architecture without a binary are told, not tried."""
+    built = SimpleNamespace(architectures="80 90a 120", driver_version=lambda: driver, toolkit_version=lambda: 13000)
+    monkeypatch.setattr(cuda, "_cuda", built)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+    cuda._device_objection.cache_clear()
+    found = cuda._device_objection(0)
+    cuda._device_objection.cache_clear()
+    assert found is None if sentence is None else found.startswith(sentence)
