@@ -13,6 +13,7 @@ import time
 
 import bigram
 import pytest
+from signals import hear_ctrl_c
 from typer.testing import CliRunner
 
 from fastsample import __version__
@@ -211,7 +212,8 @@ def test_ctrl_c_leaves_a_clean_terminal_and_what_is_known(tmp_path):
     leader, follower = pty.openpty()
     args = ["solve", "2 + 2?", "-m", folder, "--temperatures", "0,1", "--samples", "10", "--max-new-tokens", "90000"]
     env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"}
-    process = subprocess.Popen([*COMMAND, *map(str, args)], stdin=follower, stdout=follower, stderr=follower, env=env)
+    streams = {"stdin": follower, "stdout": follower, "stderr": follower}
+    process = subprocess.Popen([*COMMAND, *map(str, args)], env=env, preexec_fn=hear_ctrl_c, **streams)
     os.close(follower)
     screen, is_sent, end = "", False, time.monotonic() + 90
     while time.monotonic() < end:

@@ -15,6 +15,7 @@ import bigram
 import pytest
 import torch
 import typer
+from signals import hear_ctrl_c
 from typer.testing import CliRunner
 
 from fastsample.cli.evaluate import evaluate
@@ -94,8 +95,9 @@ def start(model, asked, folder, *more):
         "from fastsample.cli.evaluate import evaluate; typer.run(evaluate)"
     )
     command = [sys.executable, "-c", code, asked, "-o", str(folder), "-m", model, "--slots", "4", *OPTIONS, *more]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=hear_ctrl_c
     )
 
 
