@@ -6,6 +6,18 @@ import importlib.util
 
 import bigram
 import pytest
+import torch
+
+# Areas with tiny models on one thread: several would wait for each other longer than they compute.
+ONE_THREAD = {"consensus", "evaluate", "generation", "gpu", "hf", "models", "prefix"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if request.path.parent.name in ONE_THREAD else before)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

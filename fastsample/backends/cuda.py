@@ -76,7 +76,7 @@ def sample(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None) -> None
     with torch.cuda.device(logits.device):
         stream = torch.cuda.current_stream().cuda_stream
         need = case.rows * -(-logits.shape[1] // CHUNK)
-        space = _workspaces.get(logits.device, (need, need, 0 if stats is None else 3 * need, case.rows))
+        space = _workspaces.get(logits.device, stream, (need, need, 0 if stats is None else 3 * need, case.rows))
         splits = _cuda.splits_for(case.rows, logits.shape[1], _multiprocessors(logits.device.index or 0))
         pointers = (0,) * 6 if stats is None else tuple(column.data_ptr() for column in stats)
         work = (*(t.data_ptr() for t in space), splits)

@@ -108,7 +108,8 @@ def _launch(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None) -> Non
     chunks = -(-vocab // CHUNK)
     words = scratch_words(chunks)
     need = case.rows * chunks
-    tops, sums, listing, scratch = _workspaces.get(logits.device, (need, need, need, case.rows * words))
+    stream = torch.cuda.current_stream(logits.device).cuda_stream if logits.device.type == "cuda" else 0
+    tops, sums, listing, scratch = _workspaces.get(logits.device, stream, (need, need, need, case.rows * words))
     row = (logits, logits.stride(0), logits.shape[0], vocab, chunks, case.indices)
     temperature = _pair(case.temperature)
     columns: tuple[Any, ...] = (None,) * 6 if stats is None else stats

@@ -19,12 +19,11 @@ class Workspaces:
         self._zeroed = frozenset(zeroed)
         self._kept: dict[tuple[torch.device, int], list[Tensor]] = {}
 
-    def get(self, device: torch.device, sizes: Sequence[int]) -> list[Tensor]:
-        """1-D tensors of at least `sizes` elements, for the current stream of `device`."""
-        is_cuda = device.type == "cuda"
+    def get(self, device: torch.device, stream: int, sizes: Sequence[int]) -> list[Tensor]:
+        """1-D tensors of at least `sizes` elements, for the current stream of `device` (its handle; 0 on a CPU)."""
         # Memory made during a capture belongs to the graph: it must not be kept for calls outside, nor theirs taken.
-        is_capturing = is_cuda and torch.cuda.is_current_stream_capturing()
-        key = device, torch.cuda.current_stream(device).cuda_stream if is_cuda else 0
+        is_capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        key = device, stream
         kept = [] if is_capturing else self._kept.get(key, [])
         if not kept or any(t.numel() < size for t, size in zip(kept, sizes)):
             # Never smaller than before: calls that need more of one and less of another would take turns for ever.

@@ -1,10 +1,9 @@
-"""Tiny models on one thread: several would wait for each other longer than they compute."""
+"""Tiny models whose answers can be worked out."""
 
 from __future__ import annotations
 
 import bigram
 import pytest
-import torch
 
 # "4" ends at once (40 %); "5" (60 %) goes on for many tokens: an answer that correlates with length.
 SHORT_FOUR_LONG_FIVE = {
@@ -13,14 +12,6 @@ SHORT_FOUR_LONG_FIVE = {
     "5": {"a": 1.0},
     "a": {"a": 0.9, bigram.END: 0.1},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import bigram
 import pytest
-import torch
 import typer
 from signals import hear_ctrl_c
 from typer.testing import CliRunner
@@ -37,14 +36,6 @@ LONG_TAILS = {
     "\\": {"4": 1.0},
 }
 OPTIONS = ["--temperatures", "0,0.7,1", "--samples", "6", "--max-new-tokens", "60", "--extractor", r"regex:\d"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,7 @@ def test_every_chunk_has_its_sum(temperature):
     """What the first kernel leaves, to the bit: of whole tiles and the tail, also where the quick weights give way."""
     x = row("normal", 9000, np.random.default_rng(1)) * min(temperature * 2, 8e37)
     run("triton", x[None], temperature=temperature)
-    tops, sums, *_ = backend._workspaces.get(torch.device("cpu"), (0,) * 4)
+    tops, sums, *_ = backend._workspaces.get(torch.device("cpu"), 0, (0,) * 4)
     expected = filtered(x.numpy(), float(np.float32(temperature)), 0, 1.0, 0.0).weight.sum(1)
     assert sums[: len(expected)].tolist() == expected.tolist()
     assert tops[: len(expected)].tolist() == [part.max().item() for part in x.split(256)]

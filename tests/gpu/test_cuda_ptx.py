@@ -29,8 +29,7 @@ def test_invalid_rows(arch, dtype):
             x_row.fill_(-float("inf"))
         x_row[place] = value
     rows = torch.arange(len(x))
-    off = dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
-    case = draws.case_of(x, off, dict(seed=rows, stream=rows, position=rows, indices=rows))
+    case = draws.case_of(x, draws.OFF, dict(seed=rows, stream=rows, position=rows, indices=rows))
     expected = [row_status(x_row) for x_row in x]
     assert set(expected) == {0, 1, 2, 3}
     for splits in (1, 3):
@@ -46,8 +45,7 @@ def test_the_row_is_read_once(dtype):
     """An invalid row ends with its statistics: exactly its sectors, and beside them maxima and temperature."""
     x = torch.zeros(1, 32768, dtype=dtype)
     x[0, 5] = float("inf")
-    off = dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
-    case = draws.case_of(x, off, dict(seed=torch.ones(1).long(), stream=None, position=0, indices=None))
+    case = draws.case_of(x, draws.OFF, dict(seed=torch.ones(1).long(), stream=None, position=0, indices=None))
     tokens, _ = draws.blank(case)
     found = cuda_ptx.sample(case, tokens, None, splits=3, races=False)
     assert tokens.tolist() == [-1]

@@ -19,8 +19,6 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("nvcc") is None, reason=cuda_ptx.NO_NVCC),
 ]
 
-OFF = dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
-
 # name: (file, what stands there, what is planted)
 FAULTS = {
     "no barrier before the sum is read": (
@@ -94,9 +92,9 @@ def at_the_edges(tokens: range) -> draws.Draws:
     numbers = [unmixed(0, -(-(int(at) << 64) // int(weight.sum()))) for end in ends for at in (end - 1, end)]
     stream, position = (torch.tensor(np.array(n, np.uint64).astype(np.int64)) for n in zip(*numbers))
     draw = dict(seed=torch.zeros_like(stream), stream=stream, position=position, indices=torch.zeros_like(stream))
-    found, stats = draws.run("reference", x, **OFF, **draw)
+    found, stats = draws.run("reference", x, **draws.OFF, **draw)
     assert found.tolist() == [i for t in tokens for i in (t, t + 1)]
-    return draws.Draws("the edges of weights", draws.case_of(x, OFF, draw), found.tolist(), stats.kept.tolist())
+    return draws.Draws("the edges of weights", draws.case_of(x, draws.OFF, draw), found.tolist(), stats.kept.tolist())
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +118,10 @@ def probes():
         ("more ties than candidates", torch.full((1, 3000), 2.0), dict(top_p=0.4)),
     )
     for name, x, filters in special:
-        tokens, stats = draws.run("reference", x, **OFF | filters, **draw)
-        found.append(draws.Draws(name, draws.case_of(x, OFF | filters, draw), tokens.tolist(), stats.kept.tolist()))
+        tokens, stats = draws.run("reference", x, **draws.OFF | filters, **draw)
+        found.append(
+            draws.Draws(name, draws.case_of(x, draws.OFF | filters, draw), tokens.tolist(), stats.kept.tolist())
+        )
     found += [draws.of_vector(v, 4) for v in odd + chosen[5::48]]
     return [*found, at_the_edges(range(10, 250, 30))]
 

@@ -66,10 +66,10 @@ def sign_in_sums(source) -> str | None:
         one = dict(
             seed=torch.tensor([1]), stream=torch.tensor([1]), position=torch.tensor([0]), indices=torch.tensor([0])
         )
-        case = draws.case_of(x[None].clone(), dict(temperature=temperature, top_k=0, top_p=1.0, min_p=0.0), one)
+        case = draws.case_of(x[None].clone(), draws.OFF | dict(temperature=temperature), one)
         values = ptx.arguments_of(case, None, None)
         r = ptx.launch_first(case, None, values, 90, 1, True, 2, source)
-        if unexplained := [f for f in r.findings if not draws.is_explained(f)]:
+        if unexplained := ptx.unexplained(r):
             return unexplained[0]
         tops = torch.stack([part.max() for part in x.split(256)])
         if not torch.equal(values["tops"].isnan(), tops.isnan()):
@@ -88,8 +88,7 @@ def sign_in_tokens(source) -> str | None:
     for i, v in enumerate(probes[::9]):
         d = draws.of_vector(v, 3)
         tokens, _ = draws.blank(d.case)
-        findings, _ = ptx.sample(d.case, tokens, None, seed=1 + i, source=source)
-        if unexplained := [f for f in findings if not draws.is_explained(f)]:
+        if unexplained := ptx.sample(d.case, tokens, None, seed=1 + i, source=source):
             return unexplained[0]
         if draws.differs(d, tokens, None):
             return f"another token: {d.name}"
