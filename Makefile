@@ -88,11 +88,11 @@ cost: $(VENV)/.test ## Compile the GPU kernels and hold registers, loads and ins
 	$(BIN)/python bench/kernel_cost.py --check
 
 proof: $(VENV)/.test ## Execute 20,000 draws and more of the GPU kernels' PTX on the CPU, none different
-	$(BIN)/python tests/gpu/proof.py
+	$(BIN)/python tests/sampling/gpu/proof.py
 
 gpu: $(VENV)/.test ## On a machine with a GPU: every backend test there, then the bench
 	$(PIP) install --no-build-isolation --no-deps --editable .
 	$(BIN)/python -m pytest -m gpu tests $(PYTEST_ARGS)
 	if command -v compute-sanitizer; then for t in memcheck racecheck; do \
-	    compute-sanitizer --tool $$t --error-exitcode 1 $(BIN)/python -m pytest -m gpu tests/gpu -k sanitized; done; fi
+	    compute-sanitizer --tool $$t --error-exitcode 1 $(BIN)/python -m pytest -m gpu tests/sampling/gpu -k sanitized; done; fi
 	$(BIN)/python bench/sampling.py --device cuda

@@ -12,6 +12,7 @@ from setuptools import setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
+BACKENDS = "fastsample.sampling.backends"  # the extensions lie beside the modules that call them
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 # -ffp-contract=off: the contract says where a multiply-add is fused, the compiler must not.
 FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"]
@@ -53,7 +54,7 @@ class Build(build_ext):
     """Compiles each row worker with the flags of its own instruction set, and what is CUDA with nvcc."""
 
     def build_extension(self, extension):
-        if extension.name == "fastsample._cuda":
+        if extension.name == f"{BACKENDS}._cuda":
             return self.build_cuda(extension)
         objects = []
         for source, flags in INSTRUCTION_SETS.items():
@@ -87,7 +88,7 @@ class Build(build_ext):
 
 extensions = [
     Pybind11Extension(
-        "fastsample._cpu",
+        f"{BACKENDS}._cpu",
         ["csrc/bind_cpu.cpp", "csrc/cpu/dispatch.cpp", "csrc/cpu/threads.cpp"],
         cxx_std=17,
         extra_compile_args=FLAGS,
@@ -97,6 +98,8 @@ extensions = [
 ]
 if NVCC and platform.system() == "Linux":
     cuda = ["csrc/bind_cuda.cpp", "csrc/cuda/sample.cu"]
-    extensions.append(Pybind11Extension("fastsample._cuda", cuda, cxx_std=17, optional=True, depends=HEADERS))
+    extensions.append(
+        Pybind11Extension("fastsample.sampling.backends._cuda", cuda, cxx_std=17, optional=True, depends=HEADERS)
+    )
 
 setup(ext_modules=extensions, cmdclass={"build_ext": Build})

@@ -19,7 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from fastsample import attention
+from fastsample.shared_prefix import attention
 
 LAYERS = 8  # K/V of as many layers in turn, so that no cache holds them from one call to the next
 

@@ -40,9 +40,9 @@ class Peak:
 
 class Shared:
     def __init__(self, model, prepack):
-        from fastsample.engine import SharedEngine
+        from fastsample.engines.local.runners import SharedPrefixRunner
 
-        self.engine = SharedEngine(model, prepack=prepack)
+        self.engine = SharedPrefixRunner(model, prepack=prepack)
 
     def prefill(self, prompt):
         self.prefix = self.engine.prefill(prompt)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 import fastsample
-from fastsample.contract import Case
-from fastsample.sampling import load_backend
+from fastsample.sampling.contract import Case
+from fastsample.sampling.dispatch import load_backend
 
 VOCAB = 151936
 BATCHES = (1, 8, 64, 256)

@@ -87,10 +87,10 @@ def triton_lines(folder: Path, arch: str) -> list[dict]:
     os.environ.pop("TRITON_INTERPRET", None)
     sys.path.insert(0, str(ROOT / "tests"))
     import torch
-    from gpu import ptx
+    from sampling.gpu import ptx
 
-    from fastsample.backends import triton as backend
-    from fastsample.backends import triton_kernels as kernels
+    from fastsample.sampling.backends.triton import kernels as kernels
+    from fastsample.sampling.backends.triton import launch as backend
 
     lines, version = [], int(arch.rstrip("a"))
     for dtype in (torch.float32, torch.bfloat16, torch.float16):

@@ -54,7 +54,7 @@ def measure(peer: str, P: int, N: int, dtype: str, prepack: bool) -> dict:
 
     torch.set_num_threads(1)
     model, _ = models.load(dtype=getattr(torch, dtype), progress=lambda line: None)
-    chosen = torch.Generator().manual_seed(0)
+    chosen = torch.LocalEngine().manual_seed(0)
     prompt = torch.randint(100, 40000, (P,), generator=chosen).tolist()
     tokens = torch.randint(100, 40000, (WARMUP + STEPS, N), generator=chosen)
     run = Shared(model, prepack) if peer == "shared" else Transformers(model, peer, P + WARMUP + STEPS)
@@ -116,16 +116,17 @@ def measure_sampling(N: int, dtype: str) -> dict:
 def measure_retire(P: int, N: int, dtype: str, prepack: bool) -> dict:
     """Seconds for N samples of long-tailed lengths: rows leave when they end, against all rows to the longest's end."""
     from fastsample import models
-    from fastsample.generation import Generator, Request
+    from fastsample.engines.base import Request
+    from fastsample.engines.local.engine import LocalEngine
 
     torch.set_num_threads(1)
     model, _ = models.load(dtype=getattr(torch, dtype), progress=lambda line: None)
-    chosen = torch.Generator().manual_seed(0)
+    chosen = torch.LocalEngine().manual_seed(0)
     lengths = torch.empty(N).log_normal_(3.2, 0.8, generator=chosen).clamp(4, 200).int().tolist()
     prompt = tuple(torch.randint(100, 40000, (P,), generator=chosen).tolist())
     seconds = []
     for padded in (False, True):
-        generator = Generator(model, None, prepack=prepack)
+        generator = LocalEngine(model, None, prepack=prepack)
         generator.submit(
             Request(prompt, stream=i, max_new_tokens=max(lengths) if padded else n, eos=())
             for i, n in enumerate(lengths)
@@ -143,17 +144,18 @@ TEMPERATURES = (0.4, 0.7, 1.0, 1.3)
 def measure_end_to_end(peer: str, P: int, N: int, T: int, dtype: str, prepack: bool) -> dict:
     """Seconds and tokens of N samples of T tokens at four temperatures, top_p 0.9, prefill included."""
     from fastsample import models
-    from fastsample.generation import Generator, Request
+    from fastsample.engines.base import Request
+    from fastsample.engines.local.engine import LocalEngine
 
     torch.set_num_threads(1)
     model, _ = models.load(dtype=getattr(torch, dtype), progress=lambda line: None)
-    chosen = torch.Generator().manual_seed(0)
+    chosen = torch.LocalEngine().manual_seed(0)
     prompt = torch.randint(100, 40000, (P,), generator=chosen).tolist()
     model(input_ids=torch.tensor([prompt[:8]]))
     with Peak() as peak:
         start = time.process_time()
         if peer == "shared":
-            generator = Generator(model, None, slots=N, prepack=prepack)
+            generator = LocalEngine(model, None, slots=N, prepack=prepack)
             assert generator.engine.is_shared
             generator.submit(
                 Request(tuple(prompt), temperature=TEMPERATURES[i % 4], top_p=0.9, stream=i, max_new_tokens=T, eos=())

@@ -95,7 +95,7 @@ def parse() -> argparse.Namespace:
         parser.error(f"--device must be cpu, or cuda on a machine with a GPU that torch can use, got {options.device}")
     options.llama = peers.find_llama(options.libllama)
     if options.instruction_set:
-        from fastsample import _cpu
+        from fastsample.sampling.backends import _cpu
 
         _cpu.use_instruction_set(options.instruction_set)
     return options

@@ -16,9 +16,9 @@ from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
-from fastsample import inquiry
-from fastsample.report import _play, read_run, report_of, settings_of
-from fastsample.rules import rule_of
+from fastsample.evaluation.report import _play, read_run, report_of, settings_of
+from fastsample.strategies import self_consistency
+from fastsample.voting.registry import rule_of
 
 GROWTHS = (1.0, 1.25, 1.5, 2.0, 3.0)
 
@@ -28,16 +28,16 @@ def sweep(folder: Path, rules: list[str]) -> list[dict[str, Any]]:
     config, keys, stored = read_run(folder)
     settings = settings_of(config)
     samples = [stored[q] for q in keys if len(stored.get(q, {})) == len(settings.plan())]
-    before, rows = inquiry.GROWTH, []
+    before, rows = self_consistency.GROWTH, []
     try:
         for text in rules:
             for growth in GROWTHS:
-                inquiry.GROWTH = growth
+                self_consistency.GROWTH = growth
                 played = _play(samples, settings, rule_of(text), config["slots"])
                 rows.append({"rule": text, "growth": growth, "tokens": played.tokens, "steps": played.steps})
                 print(f"{text:24} waves x {growth:<5} {played.tokens:>9,} tokens {played.steps:>6,} steps")
     finally:
-        inquiry.GROWTH = before
+        self_consistency.GROWTH = before
     return rows
 
 
@@ -45,10 +45,11 @@ def live(folder: Path, rules: list[str], questions: int, model: str | None) -> l
     """The full vote and each rule on the same questions; `own` is the time outside the model's steps."""
     import torch
 
-    from fastsample.consensus import Question, solve_many
-    from fastsample.generation import Generator
-    from fastsample.models import load
-    from fastsample.runs import read_questions
+    from fastsample.engines.local.engine import LocalEngine
+    from fastsample.evaluation.dataset import read_questions
+    from fastsample.models.loading import load
+    from fastsample.solving.solve import solve_many
+    from fastsample.strategies.question import Question, Settings
 
     torch.set_num_threads(1)
     config = json.loads((folder / "config.json").read_text())
@@ -59,7 +60,7 @@ def live(folder: Path, rules: list[str], questions: int, model: str | None) -> l
     # Every second question and so on, so that a file of several sets is covered evenly.
     items = items[:: max(1, len(items) // questions)][:questions]
 
-    class Timed(Generator):
+    class Timed(LocalEngine):
         inside = 0.0
 
         def step(self):
@@ -70,27 +71,25 @@ def live(folder: Path, rules: list[str], questions: int, model: str | None) -> l
                 self.inside += process_time() - start
 
     rows: list[dict[str, Any]] = []
-    Generator(lm, tokenizer)  # what is found out about a model once is not part of a run
+    LocalEngine(lm, tokenizer)  # what is found out about a model once is not part of a run
     for text in ["majority", *rules]:
-        generator = Timed(lm, tokenizer, slots=config["slots"])
+        engine = Timed(lm, tokenizer, slots=config["slots"])
         start, cpu = perf_counter(), process_time()
         asked = [Question(i.question, i.id) for i in items]
-        chosen = inquiry.Settings(**{**settings.__dict__, "rule": rule_of(text)})
+        chosen = Settings(**{**settings.__dict__, "rule": rule_of(text)})
         answers = {
             r.id: (r.answer, r.tokens)
-            for r in solve_many(
-                lm, tokenizer, asked, settings=chosen, extractor=config["extractor"], generator=generator
-            )
+            for r in solve_many(lm, tokenizer, asked, settings=chosen, extractor=config["extractor"], engine=engine)
         }
         total = process_time() - cpu
         rows.append(
             {
                 "rule": text,
                 "tokens": sum(tokens for _, tokens in answers.values()),
-                "steps": generator.steps,
+                "steps": engine.steps,
                 "seconds": perf_counter() - start,
                 "cpu_seconds": total,
-                "own_share": 1 - generator.inside / total,
+                "own_share": 1 - engine.inside / total,
             }
         )
         row, full = rows[-1], rows[0]

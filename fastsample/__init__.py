@@ -9,18 +9,43 @@ from .info import info
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .contract import Stats
-    from .sampling import SparseDistribution, distribution, sample
+    from .evaluation.evaluate import evaluate
+    from .sampling.api import SparseDistribution, distribution, sample
+    from .sampling.contract import Stats
+    from .solving.solve import solve, solve_many
+    from .strategies.question import Question, Settings
 
-__all__ = ["SparseDistribution", "Stats", "__version__", "distribution", "info", "sample"]
+__all__ = [
+    "Question",
+    "Settings",
+    "SparseDistribution",
+    "Stats",
+    "__version__",
+    "distribution",
+    "evaluate",
+    "info",
+    "sample",
+    "solve",
+    "solve_many",
+]
 
 # Fetched when first asked for, so that `fastsample --help` need not wait for torch.
-_HOMES = {"SparseDistribution": "sampling", "Stats": "contract", "distribution": "sampling", "sample": "sampling"}
-_MODULES = ("answers", "consensus", "generation", "hf", "models", "voting")
+_HOMES = {
+    "Question": "strategies.question",
+    "Settings": "strategies.question",
+    "SparseDistribution": "sampling.api",
+    "Stats": "sampling.contract",
+    "distribution": "sampling.api",
+    "evaluate": "evaluation.evaluate",
+    "sample": "sampling.api",
+    "solve": "solving.solve",
+    "solve_many": "solving.solve",
+}
+_ROOMS = ("hf", "models")
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
+    if name in _ROOMS:
         return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -30,4 +55,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES, *_MODULES])
+    return sorted([*globals(), *_HOMES, *_ROOMS])

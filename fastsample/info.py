@@ -16,8 +16,8 @@ def info() -> dict[str, Any]:
     """
     import torch  # here and not above: the package imports this module, and its --help does not wait for torch
 
-    from .contract import Case
-    from .sampling import BACKENDS, load_backend
+    from .sampling.contract import Case
+    from .sampling.dispatch import BACKENDS, load_backend
 
     objections: dict[str, str | None] = {}
     for name in BACKENDS:

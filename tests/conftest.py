@@ -1,4 +1,4 @@
-"""Models that several areas of the tests share; `import bigram` works everywhere because this folder is on the path."""
+"""Models that several areas of the tests share; what lies in tests/helpers can be imported by its name everywhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 # Areas with tiny models on one thread: several would wait for each other longer than they compute.
-ONE_THREAD = {"consensus", "evaluate", "generation", "gpu", "hf", "models", "prefix"}
+ONE_THREAD = {"engines", "evaluation", "gpu", "hf", "models", "shared_prefix", "solving"}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .solve import MODEL
+from . import options
 from .terminal import console_for, refusals
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..memory import Plan
+    from ..engines.local.memory import MemoryPlan
 
 UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 
@@ -24,26 +24,26 @@ def plan(
     prompt_tokens: int = typer.Option(512, help="Tokens of the prompt."),
     samples: int = typer.Option(64, help="Samples written at once."),
     max_new_tokens: int = typer.Option(256, help="Tokens of the longest sample."),
-    model: str = typer.Option(None, "--model", "-m", metavar="MODEL", help=MODEL),
-    dtype: str = typer.Option(None, help="float32, bfloat16 or float16. Left out: as the model is stored."),
-    device: str = typer.Option("auto", help="Whose free memory counts: cpu, cuda, ...; auto takes a GPU if any."),
-    prepack: bool = typer.Option(False, "--prepack", help="With packed copies of the weights, as in solve --prepack."),
+    model: options.ModelName = None,
+    dtype: options.Dtype = None,
+    device: options.Device = "auto",
+    prepack: options.Prepack = False,
     memory: str = typer.Option(None, metavar="SIZE", help="Instead of what is free now: 80GB, 500MB, ..."),
-    as_json: bool = typer.Option(False, "--json", help="One JSON object, in bytes, and nothing else."),
+    as_json: options.AsJson = False,
 ) -> None:
     """The bytes of weights, prompt, samples and logits, shared and repeated, and how many samples fit.
 
     Shared: the prompt is stored once and every sample has its own tail. Repeated: every sample holds the prompt too.
+    Free memory is that of the device; the JSON object is in bytes.
     """
     console = console_for(is_stdout_taken=as_json)
     with refusals(), console.status("reading the model's configuration"):
         budget = None if memory is None else _bytes(memory)
         import torch
 
-        from ..linear import packed_bytes
-        from ..memory import available_bytes
-        from ..memory import plan as plan_of
-        from ..models import skeleton
+        from ..engines.local.memory import available_bytes, memory_plan
+        from ..models.loading import skeleton
+        from ..torch_ops.onednn import packed_bytes
 
         bones = skeleton(model, dtype=dtype, progress=lambda line: console.print(line, markup=False, soft_wrap=True))
         if device == "auto":
@@ -54,7 +54,7 @@ def plan(
             except (RuntimeError, AssertionError) as error:  # torch's ways to say that there is no such device
                 raise ValueError(f"device must be one that torch can use, got {device!r}; or name --memory") from error
         parameters = list(bones.parameters())
-        found = plan_of(
+        found = memory_plan(
             bones.config,
             prompt_tokens=prompt_tokens,
             samples=samples,
@@ -78,10 +78,10 @@ def plan(
     console.print(_table(found, f"that fit in {memory}" if memory else f"that fit in what is free on {device}"))
 
 
-def _table(found: Plan, where: str) -> Table:
+def _table(found: MemoryPlan, where: str) -> Table:
     from rich.table import Table
 
-    from ..memory import megabytes
+    from ..engines.local.memory import megabytes
 
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
     table.add_column("")

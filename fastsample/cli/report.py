@@ -14,7 +14,7 @@ from .terminal import console_for, refusals, refuse
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..report import Report
+    from ..evaluation.report import Report
 
 
 NARROW = (0, 1, 2, 3, 5, 7, 9)  # the columns that fit a terminal; the page has all of them
@@ -42,11 +42,11 @@ def report(
     if slots is not None and slots < 1:
         refuse(f"slots must be at least 1, got {slots}")
     with refusals():
-        from ..plots import html, plots
-        from ..report import RULES, report_of
-        from ..rules import rule_of
+        from ..evaluation.page import html, plots
+        from ..evaluation.report import USUAL_RULES, report_of
+        from ..voting.registry import rule_of
 
-        names = tuple(rule) if rule else RULES
+        names = tuple(rule) if rule else USUAL_RULES
         for name in names:
             rule_of(name)
         with console.status("replaying the rules"):
@@ -72,7 +72,7 @@ def report(
 def _show(page: Report, console: Console) -> None:
     from rich.table import Table
 
-    from ..plots import HEADS, by_temperature, cells, incomplete, settings_table
+    from ..evaluation.page import HEADS, by_temperature, cells, incomplete, settings_table
 
     *settings, (_, cost) = settings_table(page)
     console.print(f"\n{page.folder}: {cost}", style="bold", markup=False)

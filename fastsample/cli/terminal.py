@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -54,7 +55,7 @@ def load_model(name: str | None, dtype: str | None, device: str, console: Consol
 
         import torch
 
-        from ..models import load
+        from ..models.loading import load
 
         model, tokenizer = load(name, dtype=dtype, progress=say)
         if device == "auto":
@@ -64,4 +65,16 @@ def load_model(name: str | None, dtype: str | None, device: str, console: Consol
         except (RuntimeError, AssertionError) as error:  # torch's ways to say that there is no such device
             reason = str(error).splitlines()[0].rstrip(".")
             raise ValueError(f"device must be one that torch can use, got {device!r}: {reason}") from error
+        status.update("asking how the model can be served")
+        sentence = slower(model)
+    if sentence is not None:
+        console.print(sentence, style="yellow", markup=False, soft_wrap=True)
     return model, tokenizer
+
+
+def slower(model: Any) -> str | None:
+    """Why a model is served slower than could be, in one sentence, or None; the warning that says so is kept quiet."""
+    from ..engines.local.selection import FallbackWarning, service_for
+
+    warnings.simplefilter("ignore", FallbackWarning)  # said by a line of ours
+    return service_for(model).reason

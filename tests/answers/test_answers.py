@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastsample.answers import MAX_ANSWER, auto, boxed, canonical, choice, extractor_of, last_line, last_number
+from fastsample.answers.equivalence import MAX_ANSWER, canonical
+from fastsample.answers.extractors import auto, boxed, choice, extractor_of, last_line, last_number
 
 
 @pytest.mark.parametrize(
@@ -186,7 +187,7 @@ def test_extractors_by_name():
     """Built-in ones, regular expressions and functions by import path."""
     assert extractor_of("regex:=> (\\w+)")("=> a => b") == "b"
     assert extractor_of("regex:\\d+")("1 22 x") == "22"
-    assert extractor_of("fastsample.answers:last_line")("a\nb\n\n") == "b"
+    assert extractor_of("fastsample.answers.extractors:last_line")("a\nb\n\n") == "b"
     assert extractor_of(last_line) is last_line
 
 
@@ -196,8 +197,8 @@ def test_extractors_by_name():
         ("best", "no extractor is called 'best'; there are auto, boxed"),
         ("regex:(", "is no regular expression"),
         ("no_such_module:f", "importable from here"),
-        ("fastsample.answers:no_such", "has no no_such"),
-        ("fastsample.answers:MAX_TEXT", "is no function"),
+        ("fastsample.answers.extractors:no_such", "has no no_such"),
+        ("fastsample.answers.extractors:MAX_TEXT", "is no function"),
     ],
 )
 def test_bad_extractors_are_refused_in_a_sentence(name, part):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from fastsample.cli.live import Board, Palette, short
+from fastsample.cli.live_view import Board, Palette, short
 
 PLAN = [(0.0, 0), (0.8, 0), (0.8, 1), (0.8, 2)]
 
@@ -20,10 +20,10 @@ def live(tokens, text=""):
     return SimpleNamespace(tokens=[0] * tokens, text=text)
 
 
-def screen(inquiry, width=80):
+def screen(strategy, width=80):
     console = Console(width=width, force_terminal=True, color_system=None)
     board = Board(console, Palette())
-    board.inquiry = inquiry
+    board.strategy = strategy
     board.first_token = 0.0
     with console.capture() as capture:
         console.print(board.picture())
@@ -40,14 +40,14 @@ def test_votes_are_bars_and_names_by_temperature():
     assert lines[2].split() == ["0.8", "███░░░···", "41", "×1", "none", "×1", "1", "25"]
 
 
-def event(kind, inquiry, **fields):
-    return SimpleNamespace(kind=kind, inquiry=inquiry, **{"sample": None, **fields})
+def event(kind, strategy, **fields):
+    return SimpleNamespace(kind=kind, strategy=strategy, **{"sample": None, **fields})
 
 
 @pytest.mark.parametrize("has_bar", [True, False])
 def test_a_long_prompt_is_read_behind_a_bar(has_bar):
     """From the first block on: a bar as long as what has been read, tokens and total; gone with the first token."""
-    inquiry = SimpleNamespace(plan=PLAN, written={}, live={0: live(0)}, prompt=(7,) * 2000)
+    strategy = SimpleNamespace(plan=PLAN, written={}, live={0: live(0)}, prompt=(7,) * 2000)
     console = Console(width=80, force_terminal=True, color_system=None)
     board = Board(console, Palette(), has_bar=has_bar)
 
@@ -58,19 +58,19 @@ def test_a_long_prompt_is_read_behind_a_bar(has_bar):
 
     marks = []
     for read in (0, 500, 1000, 2000):
-        board(event("prompt", inquiry, read=read))
+        board(event("prompt", strategy, read=read))
         marks.append(status().count("━"))
         assert (f"{read:,} of 2,000 tokens" in status()) is has_bar
     assert marks == ([0, 5, 10, 20] if has_bar else [0] * 4)
-    board(event("token", inquiry, piece="a"))
+    board(event("token", strategy, piece="a"))
     assert "tokens/s" in status()
 
 
 def test_a_short_prompt_has_no_bar():
     """One block: all of it is read at once."""
-    inquiry = SimpleNamespace(plan=PLAN, written={}, live={0: live(0)}, prompt=(7,) * 20)
+    strategy = SimpleNamespace(plan=PLAN, written={}, live={0: live(0)}, prompt=(7,) * 20)
     board = Board(Console(width=80, force_terminal=True, color_system=None), Palette())
-    board(event("prompt", inquiry, read=20))
+    board(event("prompt", strategy, read=20))
     with board.console.capture() as capture:
         board.console.print(board.picture())
     assert "reading the prompt" in capture.get()

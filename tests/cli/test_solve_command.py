@@ -136,7 +136,7 @@ def test_answers_are_text_and_no_markup(tmp_path):
 
 
 REFUSED = {
-    "--verify nope": "a verifier is mean-logprob, exact:KEY",
+    "--scorer nope": "a scorer is mean-logprob, exact:KEY",
     "--samples 0": "samples must be at least 1, got 0",
     "--temperatures 0,a": "temperatures must be numbers with commas between them, got '0,a'",
     "--temperatures -1": "a temperature must be a finite number of at least 0, got -1.0",
@@ -172,7 +172,7 @@ def test_a_chat_can_come_before_the_question(tiny_folder, tmp_path):
 
 def test_a_verifier_decides_the_full_vote(tiny_folder):
     """Most samples say 4, the key says 5: the best sample wins."""
-    done = run("2 + 2?", "-m", tiny_folder, "--temperatures", "1", "--samples", "20", "--verify", "exact:5", "--json")
+    done = run("2 + 2?", "-m", tiny_folder, "--temperatures", "1", "--samples", "20", "--scorer", "exact:5", "--json")
     result = json.loads(done.stdout)
     answers = [sample["answer"] for sample in result["samples"]]
     assert answers.count("4") > answers.count("5") > 0
@@ -232,15 +232,19 @@ def test_ctrl_c_leaves_a_clean_terminal_and_what_is_known(tmp_path):
     assert screen.rindex("\x1b[?25h") > screen.rindex("\x1b[?25l"), "the cursor stayed hidden"
 
 
-@pytest.mark.parametrize(("package", "who"), [("typer", "the command line"), ("transformers", "this command")])
-def test_a_package_that_is_not_there_is_named_with_its_remedy(package, who):
+@pytest.mark.parametrize(
+    ("package", "sentence"),
+    [
+        ("typer", "the command line needs typer, which is not installed"),
+        ("transformers", "loading a model needs transformers"),
+    ],
+)
+def test_a_package_that_is_not_there_is_named_with_its_remedy(package, sentence):
     """Installed without the extras: the pip line instead of a traceback."""
     code = f"import sys; sys.modules[{package!r}] = None\nfrom fastsample.cli import main\nmain(['solve', '2 + 2?'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode != 0
-    assert done.stderr == (
-        f"fastsample: {who} needs {package}, which is not installed; pip install 'fastsample[demo]'\n"
-    )
+    assert done.stderr == f"fastsample: {sentence}; pip install 'fastsample[demo]'\n"
 
 
 def test_help_and_version_wait_for_nothing():

@@ -8,9 +8,10 @@ from tiny import VOCAB, tiny
 from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 import fastsample
-from fastsample.generation import Generator, Request
-from fastsample.hf import FastSampler, PerRowWarper
-from fastsample.hf import generate as shared
+from fastsample.engines.base import Request
+from fastsample.engines.local.engine import LocalEngine
+from fastsample.hf.generate import FastSampler, PerRowWarper
+from fastsample.hf.generate import generate as shared
 
 PROMPT = [1, 17, 44, 80, 9, 33]
 SHORT = [1, 5, 60]
@@ -32,8 +33,8 @@ def ids(*prompts):
 
 
 def written_alone(model, prompt, temperature, stream, seed=7, **filters):
-    """The tokens of one sample from a Generator that writes nothing else."""
-    generator = Generator(model, None)
+    """The tokens of one sample from a LocalEngine that writes nothing else."""
+    generator = LocalEngine(model, None)
     request = Request(tuple(prompt), temperature=temperature, seed=seed, stream=stream, max_new_tokens=12, **filters)
     (s,) = generator.submit([request])
     generator.run()
@@ -85,7 +86,7 @@ def test_fast_sampler_refuses_rows_that_do_not_match(model):
 
 def test_fast_sampler_refuses_assisted_generation(model):
     """A sampler that draws by itself leaves nothing to verify; the sentence says what to leave out."""
-    with pytest.raises(ValueError, match="assisted generation; call generate without assistant_model"):
+    with pytest.raises(ValueError, match="assisted generation; call generate without an assistant model"):
         model.generate(**ids(PROMPT), logits_processor=[FastSampler()], prompt_lookup_num_tokens=2, **SETTINGS)
 
 

@@ -6,14 +6,14 @@ import bigram
 import pytest
 import torch
 
-from fastsample import unpacking
+from fastsample.models import gguf
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """An empty cache folder of this test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return unpacking.cache_folder()
+    return gguf.cache_folder()
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 import fastsample
-from fastsample.contract import Case, Stats
-from fastsample.sampling import empty_stats, load_backend
+from fastsample.sampling.api import empty_stats
+from fastsample.sampling.contract import Case, Stats
+from fastsample.sampling.dispatch import load_backend
 
 VECTORS = Path(__file__).parent.parent / "data" / "contract_vectors.npz"
 
@@ -134,6 +135,6 @@ def select(name: str) -> str:
 
 
 def _extension():
-    from fastsample import _cpu
+    from fastsample.sampling.backends import _cpu
 
     return _cpu

@@ -117,7 +117,7 @@ def test_arguments_of_many_kinds():
 
 def test_a_backend_that_cannot_run_says_why(monkeypatch):
     """Asked for by name: its sentence. Not asked for: the next backend."""
-    from fastsample.backends import cpu
+    from fastsample.sampling.backends import cpu
 
     monkeypatch.setattr(cpu, "_cpu", None)
     monkeypatch.setattr(cpu, "_missing", "the compiled extension is missing", raising=False)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import fastsample
-from fastsample.sampling import sample_op
+from fastsample.sampling.compile import sample_op
 
 
 def operands(rows=4, vocab=300):

@@ -2,7 +2,7 @@
 
 import torch
 
-import fastsample.reference as reference
+import fastsample.sampling.reference as reference
 
 from .cases import run, vectors
 

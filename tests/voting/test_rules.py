@@ -6,9 +6,9 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from fastsample.rules import RULES, name_of, rule_of
-from fastsample.tally import Ballot, Tally
-from fastsample.voting import Ahead, Beta, Certified, Decided, Majority, TwoStage, Window, e_value
+from fastsample.voting.ballots import Ballot, Tally
+from fastsample.voting.registry import RULES, name_of, rule_of
+from fastsample.voting.stopping import Ahead, Beta, Certified, Decided, Majority, TwoStage, Window, e_value
 
 
 def tally_of(answers, budget=None, temperatures=(1.0,)):

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastsample.rules import rule_of
-from fastsample.tally import Ballot, Tally
-from fastsample.voting import Ahead, Beta, Certified, Decided, Majority, TwoStage, Window
+from fastsample.voting.ballots import Ballot, Tally
+from fastsample.voting.registry import rule_of
+from fastsample.voting.stopping import Ahead, Beta, Certified, Decided, Majority, TwoStage, Window
 
 BUDGET = 40
 CHANCES = (0.99, 0.90, 0.80, 0.60)

@@ -1,0 +1,160 @@
+"""From a sample's text to its answer. An extractor is `text -> str | None`; None never votes.
+
+Nothing here evaluates what a model wrote, and every step is bounded by MAX_TEXT characters. Standard library only.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable
+from typing import cast
+
+MAX_TEXT = 20_000  # an answer is looked for in the last so many characters
+
+Extractor = Callable[[str], "str | None"]
+
+_NUMBER = re.compile(
+    r"(?<![\w.,/^])[-−+]?[$€£]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:(?<=\d)(?:\.\d+)?|\.\d+)"
+    r"(?:[eE][-+]?\d{1,3}\b)?(?:\s?/\s?\d+)?(?:\s?\\?%)?"
+)
+_PHRASE = re.compile(r"(?:\banswers?\b\W{0,6}?(?:\bis\b|:|=)|####)[ \t*:=]*([^\n]{1,300})", re.IGNORECASE)
+
+
+def boxed(text: str) -> str | None:
+    r"""The content of the last complete \boxed{...}, braces matched; the innermost where they nest."""
+    text = text[-MAX_TEXT:]
+    opened: list[int | None] = []
+    best: tuple[int, str] | None = None
+    at = 0
+    while at < len(text):
+        if text.startswith(("\\boxed{", "\\fbox{"), at):
+            at = text.index("{", at) + 1
+            opened.append(at)
+            continue
+        if text[at] == "\\":
+            at += 2
+            continue
+        if text[at] == "{":
+            opened.append(None)
+        elif text[at] == "}" and opened:
+            start = opened.pop()
+            if start is not None and (best is None or start > best[0]):
+                best = start, text[start:at]
+        at += 1
+    return best[1].strip() or None if best else None
+
+
+def last_number(text: str) -> str | None:
+    """The last number of the text: sign, thousands separators, decimals, a/b and per cent included."""
+    found = None
+    for match in _NUMBER.finditer(text[-MAX_TEXT:]):
+        found = match
+    return found.group().strip() if found else None
+
+
+def choice(text: str) -> str | None:
+    """The letter A ... J of a multiple choice: after "answer is", else the last "(B)", else a line "B" or "B) ..."."""
+    text = text[-MAX_TEXT:].replace("*", "")
+    for pattern in (
+        r"(?i:\banswer\b\W{0,6}?(?:\bis\b|:)\W{0,10}(?:option\s+|choice\s+)?)\(?([A-J])\b(?![\w'’])",
+        r"\\boxed\{(?:\\text\{)?\s*\(?([A-J])\b",
+        r"\(([A-J])\)",
+        r"(?m:^\s*(?:option\s+|choice\s+)?([A-J])(?:\s*$|[).:]))",
+    ):
+        letters = re.findall(pattern, text)
+        if letters:
+            return str(letters[-1])
+    return None
+
+
+def last_line(text: str) -> str | None:
+    """The last line that is not empty."""
+    lines = [line.strip() for line in text[-MAX_TEXT:].splitlines()]
+    return next((line for line in reversed(lines) if line), None)
+
+
+def auto(text: str) -> str | None:
+    r"""\boxed{}, else what follows the last "answer is", "answer:" or "####" (its first number, or its words), else the
+    last number, else a last line of at most 40 characters."""
+    found = boxed(text)
+    if found is not None:
+        return found
+    tail = text[-MAX_TEXT:]
+    phrases = _PHRASE.findall(tail)
+    if phrases:
+        phrase = phrases[-1].strip(" .*\t")
+        number = _NUMBER.search(phrase)
+        if number:
+            return number.group().strip()
+        if phrase:
+            return re.split(r"(?<=\w)[.;!](?:\s|$)", phrase)[0][:100]
+    number_or_line = last_number(tail) or last_line(tail)
+    return number_or_line if number_or_line is not None and len(number_or_line) <= 40 else None
+
+
+def regex(pattern: str) -> Extractor:
+    """An extractor: the last match's first group (or the whole match)."""
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+
+    def extract(text: str) -> str | None:
+        found = None
+        for match in compiled.finditer(text[-MAX_TEXT:]):
+            found = match
+        if found is None:
+            return None
+        return found.group(1) if compiled.groups else found.group()
+
+    return extract
+
+
+EXTRACTORS: dict[str, Extractor] = {
+    "auto": auto,
+    "boxed": boxed,
+    "number": last_number,
+    "choice": choice,
+    "last-line": last_line,
+}
+
+
+def extractor_of(name: str | Extractor) -> Extractor:
+    """The extractor called `name`: one of EXTRACTORS, "regex:PATTERN", "module:function", "math" (Math-Verify), or
+    any callable as it is.
+
+    raises: ValueError with the names there are, or with what is wrong with the import path
+    """
+    if not isinstance(name, str):
+        return name
+    if name in EXTRACTORS:
+        return EXTRACTORS[name]
+    head, colon, rest = name.partition(":")
+    if head == "regex" and rest:
+        return regex(rest)
+    if name == "math":
+        from .math_verify import extract
+
+        return extract
+    if colon and rest:
+        return cast(Extractor, callable_of(name))
+    raise ValueError(
+        f"no extractor is called {name!r}; there are {', '.join(EXTRACTORS)}, math, regex:... and module:function"
+    )
+
+
+def callable_of(path: str) -> Callable[..., object]:
+    """What "module:function" names; raises ValueError saying which part of it is not there."""
+    module, _, attribute = path.partition(":")
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(f"{path!r}: {error}; the path is module:function, importable from here") from None
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise ValueError(f"{path!r}: {module} has no {attribute}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise ValueError(f"{path!r} is no function")
+    return found

@@ -1,0 +1,105 @@
+"""A result for people: temperatures against answers, the answer that won, and what it cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .live_view import Palette, short
+
+if TYPE_CHECKING:
+    from ..strategies.records import Result
+
+MOST = 6  # answers with a column of their own
+
+
+def show(result: Result, console: Console, palette: Palette) -> None:
+    """Print the table, the answer with its reason, and the cost."""
+    console.print(votes_table(result, palette))
+    console.print()
+    console.print(answer_line(result, palette))
+    console.print(Text(result.reason, "dim"), soft_wrap=not console.is_terminal)
+    console.print(Text(cost(result), "dim"), soft_wrap=not console.is_terminal)
+
+
+def votes_table(result: Result, palette: Palette) -> Table:
+    """A row per temperature, a column per answer, the leader first; what has no vote and what was cancelled last."""
+    totals = Counter[str]()
+    for votes in result.votes.values():
+        totals.update(votes)
+    answers = [answer for answer, _ in totals.most_common()]
+    if result.answer in totals:
+        answers.sort(key=lambda answer: answer != result.answer)
+    shown, rest = answers[:MOST], answers[MOST:]
+    counted = [s for s in result.samples if s.is_counted]
+    columns = {
+        "others": lambda t: sum(result.votes[t].get(a, 0) for a in rest),
+        "no answer": lambda t: sum(s.answer is None for s in counted if f"{s.temperature:g}" == t),
+        "not counted": lambda t: sum(not s.is_counted for s in result.samples if f"{s.temperature:g}" == t),
+        "tokens": lambda t: sum(s.tokens for s in result.samples if f"{s.temperature:g}" == t),
+    }
+    extras = {name: {t: value(t) for t in result.votes} for name, value in columns.items()}
+    extras = {name: by for name, by in extras.items() if name == "tokens" or any(by.values())}
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("T", justify="right")
+    for answer in shown:
+        style = f"bold {palette[answer]}" if answer == result.answer else palette[answer]
+        table.add_column(Text(short(answer), style), justify="right", no_wrap=True)
+    for name in extras:
+        table.add_column(name, justify="right", no_wrap=True)
+    for t, votes in result.votes.items():
+        cells = [_number(votes.get(answer, 0), palette[answer]) for answer in shown]
+        table.add_row(Text(t, "bold"), *cells, *(_number(by[t], "dim") for by in extras.values()))
+    if len(result.votes) > 1:
+        cells = [_number(totals[answer], f"bold {palette[answer]}") for answer in shown]
+        table.add_row(Text("all", "bold"), *cells, *(_number(sum(by.values()), "dim") for by in extras.values()))
+    return table
+
+
+def answer_line(result: Result, palette: Palette) -> Text:
+    """The answer with its votes, or why there is none."""
+    if result.answer is None and result.status == "interrupted":
+        return Text("no answer yet", "bold")
+    if result.answer is None:
+        return Text("no answer could be read in any sample; --texts shows what they wrote", "bold red")
+    votes = sum(by.get(result.answer, 0) for by in result.votes.values())
+    total = sum(sum(by.values()) for by in result.votes.values())
+    line = Text("leading so far  " if result.status == "interrupted" else "answer  ", "bold").append(
+        result.answer, f"bold {palette[result.answer]}"
+    )
+    line.append(f"  {votes} of {total} {'vote' if total == 1 else 'votes'}", "dim")
+    return line.append("  tied; the answer given first wins", "yellow") if result.is_tie else line
+
+
+def cost(result: Result) -> str:
+    """Samples, tokens, seconds, tokens a second; and the share of the full budget where the vote ended early."""
+    rate = result.tokens / result.seconds if result.seconds > 0 else 0.0
+    line = (
+        f"{plural(len(result.samples), 'sample')}, {plural(result.tokens, 'token')} in {result.seconds:.1f} s "
+        f"({rate:,.0f} tokens/s); {plural(result.steps, 'step')} after one prefill of {result.prompt_tokens:,}"
+    )
+    if result.tokens < result.budget_tokens:
+        line += f"; {result.tokens / result.budget_tokens:.0%} of the full budget's tokens"
+    return line
+
+
+def show_texts(result: Result, console: Console, palette: Palette) -> None:
+    """Every sample's text under its temperature, number and answer."""
+    for s in result.samples:
+        head = Text(f"T {s.temperature:g}, sample {s.k + 1}  ", "bold")
+        head.append(s.answer or "no answer", palette[s.answer] if s.answer else "dim")
+        console.print(head.append(f"  {s.tokens} tokens, {s.finish}", "dim"))
+        console.print(Text(s.text.strip() + "\n"))
+
+
+def plural(n: int, noun: str) -> str:
+    """1, 'step' -> '1 step'; 2, 'step' -> '2 steps'."""
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
+def _number(n: int, style: str) -> Text:
+    return Text(f"{n:,}", style) if n else Text("·", "dim")

@@ -1,0 +1,1 @@
+"""Requests in, samples out. `base` is what every engine meets; `local` writes with a model in this process."""

@@ -1,0 +1,126 @@
+"""What an engine is asked for, what becomes of it, and what every engine can do. Needs no torch, no transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ..token_stats import MeanStats, TokenStats
+
+
+@dataclass(frozen=True)
+class Request:
+    """One sample to be written.
+
+    prompt:           token ids, at least one; requests with equal prompts share one prefix
+    temperature ... min_p: as in `fastsample.sample`
+    seed, stream:     name the experiment and the sample; with (model, prompt, temperature, filters) they fix the text
+    max_new_tokens:   the sample ends with finish "length" there, or where the model's context ends
+    min_new_tokens:   EOS is forbidden and stop strings are not looked for before
+    stop:             strings that end the sample; neither they nor what follows them is in the text
+    eos:              token ids that end the sample; None = the model's own, () = none
+    logits_processor: called with [1, L] ids and [1, V] scores of this sample alone; returns the scores to draw from
+    key:              the caller's own name for the request, passed through
+    """
+
+    prompt: tuple[int, ...]
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+    stream: int = 0
+    max_new_tokens: int = 256
+    min_new_tokens: int = 0
+    stop: tuple[str, ...] = ()
+    eos: tuple[int, ...] | None = None
+    logits_processor: Callable[[Any, Any], Any] | None = None
+    key: Hashable = None
+
+
+@dataclass(eq=False)
+class Sample:
+    """A request while it is written, and afterwards.
+
+    tokens: token ids, the EOS that ended it included
+    text:   the decoded text; without EOS and without the stop string that ended it
+    finish: None while it is written, then "eos", "stop", "length" or "cancelled"
+    stats:  of each token
+    """
+
+    request: Request
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    finish: str | None = None
+    stats: list[TokenStats] = field(default_factory=list)
+
+    @property
+    def logprobs(self) -> list[float]:
+        """Of each token under the distribution that it was drawn from; nats."""
+        return [t.logprob for t in self.stats]
+
+    @property
+    def means(self) -> MeanStats:
+        """The means over its tokens."""
+        return MeanStats.of(self.stats)
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What an engine is, as far as results depend on it: part of a run's settings.
+
+    name:      shared-prefix, expanded-cache, recompute, ...
+    model:     what it says that it serves
+    draws:     "fastsample" (equal tokens for equal logits), "seeded" or "free"
+    certainty: "full" (self-certainty of every token), "top20" (of the twenty likeliest) or "none"
+    cancels:   what really stops when it is asked to: "sample", "group" or "none"
+    reason:    why it is slower than it could be and what that costs, in one sentence; None where it is not
+    """
+
+    name: str
+    model: str
+    draws: str = "fastsample"
+    certainty: str = "full"
+    cancels: str = "sample"
+    reason: str | None = None
+
+
+class Engine(Protocol):
+    """Writes samples; called by one thread.
+
+    slots:          the number of samples that it wants at once; the caller keeps so many submitted
+    steps:          forward passes so far, or rounds of news where passes cannot be seen
+    prefill_tokens: prompt tokens read so far
+    """
+
+    slots: int
+    steps: int
+    prefill_tokens: int
+
+    @property
+    def traits(self) -> Traits:
+        """What it is."""
+        ...
+
+    @property
+    def waiting(self) -> Sequence[Sample]:
+        """Samples that were submitted and are not being written yet."""
+        ...
+
+    @property
+    def running(self) -> Sequence[Sample]:
+        """Samples that are being written."""
+        ...
+
+    def submit(self, requests: Iterable[Request]) -> list[Sample]:
+        """Queue the requests, in order; returns their samples at once. Nothing is queued if one of them is refused."""
+        ...
+
+    def cancel(self, samples: Iterable[Sample]) -> None:
+        """End samples at once; finished ones are left as they are."""
+        ...
+
+    def step(self) -> list[Sample]:
+        """Go on by one forward pass, or until there is news; returns the samples that ended."""
+        ...

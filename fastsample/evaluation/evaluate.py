@@ -1,0 +1,147 @@
+"""A set of questions answered in one running batch, every sample kept, gone on with after any stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from ..answers.equivalence import canonical
+from ..answers.extractors import Extractor
+from ..engines.base import Engine
+from ..scoring.base import Scorer
+from ..scoring.verifiers import scorer_of
+from ..solving.events import Event
+from ..solving.solve import solve_many
+from ..strategies.question import Question, Settings
+from ..strategies.records import Result
+from ..voting.registry import name_of, rule_of
+from .dataset import Item
+from .run_folder import Run, check_run, open_run
+
+OnResult = Callable[[Result, "bool | None"], None]
+
+
+@dataclass
+class Evaluation:
+    """What one session of a run came to.
+
+    questions: of the whole set; answered, right, tokens, failed: of this session; done: of the run so far
+    """
+
+    folder: Path
+    questions: int
+    answered: int = 0
+    right: int = 0
+    tokens: int = 0
+    failed: int = 0
+    done: int = 0
+
+
+def evaluate(
+    model: Any,
+    tokenizer: Any,
+    questions: Iterable[Item],
+    folder: str | Path,
+    *,
+    settings: Settings | None = None,
+    extractor: str | Extractor = "auto",
+    scorer: str | Scorer | None = None,
+    slots: int = 64,
+    prepack: bool = False,
+    resume: bool = False,
+    named: Mapping[str, Any] | None = None,
+    on_open: Callable[[Run], None] | None = None,
+    on_result: OnResult | None = None,
+    engine: Engine | None = None,
+) -> Evaluation:
+    """Answer every question and keep all samples in `folder`; `report_of(folder)` then compares the rules.
+
+    questions: `dataset.Item`s; `dataset.read_questions` reads them from a file
+    settings:  as in `solve_many`; a rule that spends the whole budget keeps everything that a report needs
+    resume:    go on with the run in the folder, under the same settings; what it has is not written again
+    named:     what the run's settings say of the model; None = its name_or_path and dtype
+    on_open:   called with the run once its folder is open; on_result: with each result and whether it is right (None
+               where the right answer is not known), after it was kept
+    engine:    what writes the samples; None makes a `LocalEngine` of the model, with `slots` and `prepack`
+
+    raises: RunError for a folder that cannot be used; OSError where something cannot be written: nothing that was
+            written before is lost, and `resume` goes on
+    """
+    settings, items, folder = settings or Settings(), list(questions), Path(folder)
+    if named is None:
+        named = {"model": str(model.name_or_path), "dtype": str(model.dtype).removeprefix("torch.")}
+    config = configuration(items, settings, extractor, scorer, slots=slots, prepack=prepack, named=named)
+    check_run(folder, config, resume=resume)
+    if engine is None:
+        from ..engines.local.engine import LocalEngine
+
+        engine = LocalEngine(model, tokenizer, slots=slots, prepack=prepack)
+    config |= {"engine": engine.traits.name, "engine_reason": engine.traits.reason}
+    with open_run(folder, config, items, resume=resume) as run:
+        if on_open is not None:
+            on_open(run)
+        found = Evaluation(folder, len(items))
+
+        def keep(event: Event) -> None:
+            if event.kind in ("finished", "cancelled") and event.sample is not None:
+                run.add_sample(event.strategy.question.id, event.sample)
+
+        results = solve_many(
+            model,
+            tokenizer,
+            _open_questions(run, items),
+            settings=settings,
+            extractor=extractor,
+            scorer=scorer,
+            on_event=keep,
+            engine=engine,
+        )
+        keys = {item.id: item.answer for item in items}
+        for result in results:
+            key = keys[result.id]
+            is_right = None if key is None or result.error else result.answer == canonical(key)
+            if result.error is None:
+                run.add_result(result, key, is_right)
+            found.answered += result.error is None
+            found.failed += result.error is not None
+            found.right += bool(is_right)
+            found.tokens += result.tokens
+            if on_result is not None:
+                on_result(result, is_right)
+        run.flush()
+        run.add_session(engine.steps, engine.prefill_tokens, found.tokens)
+        found.done = len(run.done)
+    return found
+
+
+def configuration(
+    items: Iterable[Item],
+    settings: Settings,
+    extractor: str | Extractor,
+    scorer: str | Scorer | None,
+    *,
+    slots: int,
+    prepack: bool,
+    named: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What a run's config.json says before its engine is known: a run is gone on with under the same values only."""
+    text = "\0".join(f"{i.id}\n{i.question}\n{i.answer}" for i in items)
+    return {
+        **asdict(settings),
+        "rule": name_of(rule_of(settings.rule)),
+        "extractor": extractor if isinstance(extractor, str) else getattr(extractor, "__name__", "function"),
+        "scorer": None if scorer is None else scorer_of(scorer).name,
+        **named,
+        "prepack": prepack,
+        "slots": slots,
+        "questions": sha256(text.encode("utf-8", "backslashreplace")).hexdigest(),
+    }
+
+
+def _open_questions(run: Run, items: Iterable[Item]) -> Iterator[Question]:
+    for item in items:
+        if item.id not in run.done:
+            yield Question(item.question, item.id, tuple(run.known.get(item.id, ())))

@@ -1,0 +1,218 @@
+"""What Hugging Face's `generate` is given: two logits processors, and a `custom_generate` over the shared prefix.
+
+    model.generate(**inputs, logits_processor=[FastSampler(temperature=[0.3, 0.7, 1.0, 1.3], seed=7)], top_k=0)
+    model.generate(**inputs, custom_generate=fastsample.hf.generate, temperatures=[0.3, 0.7, 1.0, 1.3], seed=7, top_k=0)
+
+Both write the same tokens, and so does a `LocalEngine` with the same (seed, stream): the randomness of a token is named
+by seed, stream (the row's number unless given) and position (its index in its own unpadded sequence).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessorList
+from transformers.generation.logits_process import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria, StoppingCriteriaList
+from transformers.generation.utils import GenerateDecoderOnlyOutput
+
+from ..engines.base import Request, Sample
+from ..engines.local.engine import LocalEngine
+from ..models import compat
+from .processors import FastSampler, PerRowWarper
+
+FILTERED_HERE = (TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper, MinPLogitsWarper)
+
+
+def generate(
+    model: Any,
+    input_ids: Tensor,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: Any,
+    temperatures: Sequence[float] | Tensor | None = None,
+    seed: int = 0,
+    streams: Sequence[int] | Tensor | None = None,
+    slots: int | None = None,
+    **model_kwargs: Any,
+) -> Any:
+    """For `model.generate(..., custom_generate=fastsample.hf.generate)`: each prompt is prefilled once and stored once.
+
+    temperatures: one for each row (prompts x num_return_sequences) or one for each sequence of a prompt, which without
+                  num_return_sequences also says how many there are; None = the generation config's, 0 without do_sample
+    seed:         names the experiment
+    streams:      one for each row, names the samples; None = the row's number
+    slots:        the largest number of rows at once; None = all
+    top_k, top_p, min_p, max_new_tokens, eos_token_id, penalties and stopping criteria: as `generate` was given them
+
+    returns: what `generate` returns: [B, L] int64, or GenerateDecoderOnlyOutput with `return_dict_in_generate`
+    raises:  ValueError for what a shared prefix cannot give, before anything is generated
+    """
+    rows = input_ids.shape[0]
+    if rows == 0:
+        raise ValueError("input_ids must have at least one row, got 0; ask for one sample at least")
+    mask = _refuse(model, input_ids, generation_config, model_kwargs)
+    processors = _processors(logits_processor)
+    is_random = generation_config.do_sample or temperatures is not None
+    per_row = _temperatures(temperatures, rows, generation_config)
+    each = len(per_row) // rows  # sequences of every row that only the list of temperatures asks for
+    input_ids, mask, rows = input_ids.repeat_interleave(each, 0), mask.repeat_interleave(each, 0), len(per_row)
+    prompts = [tuple(ids[keep].tolist()) for ids, keep in zip(input_ids, mask.bool())]
+    names = list(range(rows)) if streams is None else torch.as_tensor(streams).tolist()
+    if len(names) != rows:
+        raise ValueError(f"streams must have one value for each of the {rows} rows, got {len(names)}")
+    width, longest, eos, others = input_ids.shape[1], None, (), []
+    for criterion in stopping_criteria:
+        if isinstance(criterion, MaxLengthCriteria):
+            longest = criterion.max_length - width
+        elif isinstance(criterion, EosTokenCriteria):
+            eos = tuple(criterion.eos_token_id.tolist())
+        else:
+            others.append(criterion)
+    requests = [
+        Request(
+            prompt=prompts[b],
+            temperature=per_row[b],
+            top_k=int(generation_config.top_k or 0) if is_random else 0,
+            top_p=float(generation_config.top_p or 1.0) if is_random else 1.0,
+            min_p=float(generation_config.min_p or 0.0) if is_random else 0.0,
+            seed=seed,
+            stream=names[b],
+            max_new_tokens=2**31 if longest is None else longest,
+            eos=eos,
+            logits_processor=(
+                _Padded(processors, input_ids[b, : width - len(prompts[b])], b // each) if processors else None
+            ),
+            key=b,
+        )
+        for b in range(rows)
+    ]
+    engine = LocalEngine(model, None, slots=slots or rows)
+    samples = engine.submit(requests)
+    _write(engine, samples, input_ids, StoppingCriteriaList(others))
+    return _output(samples, input_ids, model.get_output_embeddings().weight.shape[0], generation_config)
+
+
+class _Padded(LogitsProcessorList):
+    """Shows the processors one row with its padding in front, as `generate` does: some count from the batch's width."""
+
+    def __init__(self, processors: list[Any], padding: Tensor, row: int) -> None:
+        super().__init__(_of_row(p, row) for p in processors)
+        self.padding = padding[None]
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        padded: Any = torch.cat([self.padding, input_ids], 1)
+        return super().__call__(padded, scores, **kwargs)
+
+
+def _of_row(processor: Any, row: int) -> Any:
+    """The processor of one row: the repetition penalty is given the padding of every row of the batch."""
+    if not isinstance(processor, RepetitionPenaltyLogitsProcessor):
+        return processor
+    if not isinstance(processor.prompt_ignore_length, Tensor):
+        return processor
+    mine = copy.copy(processor)
+    mine.prompt_ignore_length = processor.prompt_ignore_length[row : row + 1]
+    return mine
+
+
+def _write(engine: LocalEngine, samples: list[Sample], input_ids: Tensor, criteria: StoppingCriteriaList) -> None:
+    """Step to the end; a row that a criterion stops leaves at once, cut to where the criterion first held."""
+    judged = [0] * len(samples)
+    while not engine.is_idle:
+        finished = engine.step()
+        if not criteria:
+            continue
+        for s in [*finished, *engine.running]:
+            b = int(s.request.key)  # type: ignore[call-overload]
+            for length in range(judged[b] + 1, len(s.tokens) + 1):
+                ids = torch.cat([input_ids[b], input_ids.new_tensor(s.tokens[:length])])[None]
+                if bool(criteria(ids, None).all()):  # type: ignore[arg-type]
+                    del s.tokens[length:], s.stats[length:]
+                    engine.cancel([s])
+                    break
+            judged[b] = len(s.tokens)
+
+
+def _output(samples: list[Sample], input_ids: Tensor, vocab: int, config: Any) -> Any:
+    pad = compat.padding_of(config)
+    longest = max(len(s.tokens) for s in samples)
+    written = torch.full((len(samples), longest), pad, dtype=input_ids.dtype, device=input_ids.device)
+    logprobs = torch.zeros(len(samples), longest, device=input_ids.device)
+    for b, s in enumerate(samples):
+        written[b, : len(s.tokens)] = input_ids.new_tensor(s.tokens)
+        logprobs[b, : len(s.tokens)] = torch.tensor(s.logprobs)
+    sequences = torch.cat([input_ids, written], 1)
+    if not config.return_dict_in_generate:
+        return sequences
+    scores = None
+    if config.output_scores:  # as FastSampler leaves them: all that is known of a step is the token and its logprob
+        empty = torch.full((len(samples), vocab), -torch.inf, device=input_ids.device)
+        scores = tuple(empty.scatter(1, written[:, i : i + 1], logprobs[:, i : i + 1]) for i in range(longest))
+    return GenerateDecoderOnlyOutput(sequences=sequences, scores=scores)  # type: ignore[arg-type]
+
+
+def _temperatures(given: Any, rows: int, config: Any) -> list[float]:
+    """One for each row, or several where the list is all that says how many sequences a row gets."""
+    if given is None:
+        return [float(config.temperature or 1.0) if config.do_sample else 0.0] * rows
+    values = torch.as_tensor(given, dtype=torch.float64).flatten().tolist()
+    each = config.num_return_sequences or 1
+    if each == 1 and len(values) > 1 and len(values) != rows:
+        return values * rows
+    if len(values) not in (rows, each):
+        raise ValueError(
+            f"temperatures must have one value for each of the {rows} rows or for each of num_return_sequences = "
+            f"{each}, got {len(values)}"
+        )
+    return values * (rows // len(values))
+
+
+def _processors(given: LogitsProcessorList) -> list[Any]:
+    """The processors that stay; temperature and the three filters are done by the draw itself."""
+    for processor in given:
+        name = type(processor).__name__
+        if isinstance(processor, FastSampler | PerRowWarper):
+            raise ValueError(f"custom_generate draws by itself, got a {name} as well; pass temperatures=[...] instead")
+        if not isinstance(processor, FILTERED_HERE) and name.endswith("LogitsWarper"):
+            raise ValueError(f"custom_generate filters by top_k, top_p and min_p, got a {name}; leave it out")
+    return [p for p in given if not isinstance(p, FILTERED_HERE)]
+
+
+def _refuse(model: Any, input_ids: Tensor, config: Any, model_kwargs: dict[str, Any]) -> Tensor:
+    """Raise for what cannot be served; returns the attention mask, [B, L]."""
+    remedy = "call generate without custom_generate"
+    if (config.num_beams or 1) > 1:
+        raise ValueError(f"custom_generate samples, got num_beams = {config.num_beams}; {remedy}")
+    if compat.asks_for_prompt_lookup(config):
+        raise ValueError(f"custom_generate decodes token by token, got prompt lookup; {remedy}")
+    for name in ("output_logits", "output_attentions", "output_hidden_states"):
+        if getattr(config, name, None):
+            raise ValueError(f"{name} is not kept by custom_generate; {remedy}")
+    mask, caches, unknown = compat.split_arguments(model_kwargs)
+    if any(map(compat.is_filled, caches)):
+        raise ValueError(f"custom_generate prefills by itself, got a cache with tokens in it; {remedy}")
+    if unknown:
+        raise ValueError(f"custom_generate takes token ids only, got {', '.join(sorted(unknown))}; {remedy}")
+    where = model.get_input_embeddings().weight.device
+    if input_ids.device != where:
+        raise ValueError(f"input_ids must be on the model's device {where}, got {input_ids.device}; move them there")
+    if mask is None:
+        return torch.ones_like(input_ids)
+    if mask.dim() != 2 or mask.shape != input_ids.shape:
+        raise ValueError(f"attention_mask must be {tuple(input_ids.shape)}, got {tuple(mask.shape)}")
+    if mask.device != where:
+        raise ValueError(f"attention_mask must be on the device of input_ids {where}, got {mask.device}; move it there")
+    if bool((mask[:, 1:].bool().int() < mask[:, :-1].bool().int()).any()):
+        raise ValueError("attention_mask may hide tokens on the left only, got zeros behind ones; pad on the left")
+    return mask

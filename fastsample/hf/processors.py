@@ -1,0 +1,101 @@
+"""Logits processors for `generate`: one that draws the token of each row itself, and one that only filters."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor
+
+from ..models import compat
+from ..sampling.api import distribution, sample
+from ..sampling.contract import IntParameter, Parameter
+
+
+class FastSampler(LogitsProcessor):
+    """Draws the token of each row itself: parameters per row, and the same token whatever the batch.
+
+    temperature, top_k, top_p, min_p, seed, stream: one value, or one for each row (prompts x num_return_sequences), as
+        in `fastsample.sample`; stream None = the row's number
+    pad_token_id: of left-padded batches, so that a row's positions do not count its padding; None = there is none
+
+    It returns new scores: the token's own log-probability at the token, -inf elsewhere. So both `do_sample=False`
+    (which saves a softmax) and `do_sample=True` choose exactly it, whatever warpers follow, and
+    `compute_transition_scores` gives its log-probability (leave `generate`'s own temperature at 1, which would divide
+    it). It keeps no state: one object serves any number of calls.
+
+    raises: ValueError for arguments that do not fit the rows, and under assisted generation
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: Parameter = 1.0,
+        top_k: IntParameter = 0,
+        top_p: Parameter = 1.0,
+        min_p: Parameter = 0.0,
+        seed: IntParameter = 0,
+        stream: Sequence[int] | Tensor | None = None,
+        pad_token_id: int | None = None,
+    ) -> None:
+        self.parameters: dict[str, Any] = {
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": min_p,
+            "seed": seed,
+            "stream": stream,
+        }
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+        """input_ids [B, L] int64, scores [B, V]; returns [B, V] in the dtype of the scores."""
+        _refuse_assisted()
+        tokens, stats = sample(
+            scores, position=_lengths(input_ids, self.pad_token_id), return_stats=True, **self.parameters
+        )
+        chosen = torch.full_like(scores, -torch.inf)
+        return chosen.scatter_(1, tokens.clamp(min=0)[:, None], stats.logprob[:, None].to(scores.dtype))
+
+
+class PerRowWarper(LogitsProcessor):
+    """Filters only, with parameters per row, and leaves the draw to `generate(do_sample=True, top_k=0)`.
+
+    temperature, top_k, top_p, min_p: one value, or one for each row, as in `fastsample.sample`
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: Parameter = 1.0,
+        top_k: IntParameter = 0,
+        top_p: Parameter = 1.0,
+        min_p: Parameter = 0.0,
+    ) -> None:
+        self.parameters: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+        """scores [B, V]; returns the log-probabilities of the kept tokens, -inf for the others."""
+        return distribution(scores, **self.parameters).log().to(scores.dtype)
+
+
+def _lengths(input_ids: Tensor, pad: int | None) -> Tensor | int:
+    """The number of tokens of each row without its padding on the left, [B], or of all rows."""
+    if pad is None:
+        return input_ids.shape[1]
+    return (input_ids != pad).int().cummax(1).values.sum(1)
+
+
+def _refuse_assisted() -> None:
+    """A processor is told nothing of the loop that calls it, so that the callers have to be looked at."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        if compat.is_assisting(frame.f_code.co_name):
+            raise ValueError(
+                "FastSampler draws every token itself, which leaves nothing to verify in assisted generation; "
+                "call generate without an assistant model and without prompt lookup"
+            )
+        frame = frame.f_back  # type: ignore[assignment]

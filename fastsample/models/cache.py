@@ -1,0 +1,217 @@
+"""The transformers cache of a batch whose rows continue shared prefixes: it stores only the rows' own tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin
+
+from ..shared_prefix.attention import PrefixPart, TailPart
+from ..shared_prefix.prefix import PrefixLayer, SharedPrefix, lengths_of
+from ..shared_prefix.tails import Tails
+from ..shared_prefix.visibility import Rows, View
+from . import compat
+from .attention import SharingError, is_stepping
+
+
+def prefix_of(cache: Any, length: int) -> SharedPrefix:
+    """The K/V of a prefilled `compat.plain_cache` of one row, `length` tokens long."""
+    return SharedPrefix(
+        length,
+        tuple(
+            None if compat.holds_nothing(layer) else PrefixLayer.of(layer.keys, layer.values, compat.window_of(layer))
+            for layer in cache.layers
+        ),
+    )
+
+
+class SharedCache(Cache):
+    """The rows' tails, and which prefix each row continues. `template` is any prefix of the same model.
+
+    The model's own attention may run over it too, slowly, as long as all rows have one prefix and one length.
+    """
+
+    def __init__(self, template: SharedPrefix) -> None:
+        self.prefixes: list[SharedPrefix] = []
+        self.group: list[int] = []  # row -> index into prefixes
+        self.lengths: list[int] = []  # row -> tokens in its tail
+        self._written: set[int] = set()  # layers that the running forward pass has reached
+        self._views: dict[int | None, View] = {}  # by window
+        # What `update` handed out in the running step, by the identity of the key tensor: attention must be given the
+        # very same objects. Hooks and compilers may drop attributes put on tensors; an entry holds its tensors, so
+        # that no id is reused while it is listed.
+        self._parts: dict[int, TailPart] = {}
+        self._asked: set[int] = set()  # the ids that attention has asked for
+        self.has_been_asked = False  # whether attention has ever asked
+        layers: list[Any] = [
+            compat.EmptyLayer() if layer is None else TailLayer(self, i, layer.window)
+            for i, layer in enumerate(template.layers)
+        ]
+        self._tails = [layer for layer in layers if isinstance(layer, TailLayer)]
+        super().__init__(layers=layers)
+
+    @classmethod
+    def fork(cls, prefix: SharedPrefix, rows: int) -> SharedCache:
+        """A cache of `rows` rows that continue a prefix; costs no copy of it."""
+        cache = cls(prefix)
+        cache.add(prefix, rows)
+        return cache
+
+    def add(self, prefix: SharedPrefix, rows: int) -> None:
+        """Append `rows` rows with empty tails."""
+        if prefix not in self.prefixes:
+            self.prefixes.append(prefix)
+        self.group += [self.prefixes.index(prefix)] * rows
+        self.lengths += [0] * rows
+        self._written.clear()
+
+    def keep(self, order: Sequence[int]) -> None:
+        """Row i becomes what row order[i] was; the other rows leave, and so do prefixes without a row."""
+        for layer in self._tails:
+            layer.keep(order, self.lengths)
+        self.lengths = [self.lengths[i] for i in order]
+        group = [self.group[i] for i in order]
+        used = sorted(set(group))
+        self.prefixes = [self.prefixes[g] for g in used]
+        self.group = [used.index(g) for g in group]
+        self._written.clear()
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
+        """Write the new tokens' K/V; returns the tail (for our attention) or everything (for any other)."""
+        if not self._written or layer_idx in self._written:  # a forward pass begins (or again, after one that failed)
+            self._written = set()
+            self._views = {}
+            self.forget()
+        layer = cast(TailLayer, self.layers[layer_idx])
+        view = self._views.get(layer.window)
+        if view is None:
+            rows = Rows(self.lengths, self.group, lengths_of(self.prefixes))
+            ring = layer.ring_for(key_states.shape[2])
+            view = self._views[layer.window] = View(rows, layer.window, ring, key_states)
+        layer.write(key_states, value_states, view, self.lengths)
+        result = self._part(layer, view) if is_stepping(self) else layer.everything(view)
+        self._written.add(layer_idx)
+        if len(self._written) == len(self._tails):
+            self.lengths = [length + key_states.shape[2] for length in self.lengths]
+            self._written = set()
+        return result
+
+    def part_of(self, key: Tensor, value: Tensor) -> TailPart | None:
+        """What `update` handed out with these very tensors in the running step; None for any others."""
+        part = self._parts.get(id(key))
+        if part is None or part.keys is not key or part.values is not value:
+            return None
+        self._asked.add(id(key))
+        self.has_been_asked = True
+        return part
+
+    @property
+    def is_ignored(self) -> bool:
+        """Whether something was handed out in the running step that attention has not asked for."""
+        return len(self._asked) < len(self._parts)
+
+    def forget(self) -> None:
+        """Let go of what the step handed out."""
+        self._parts, self._asked = {}, set()
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """transformers' name for `keep`."""
+        self.keep(beam_idx.tolist())
+
+    @property
+    def positions(self) -> list[int]:
+        """Each row's next position: its prefix and its tail."""
+        return [self.prefixes[g].length + length for g, length in zip(self.group, self.lengths)]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tails' storage; the prefixes are counted by `SharedPrefix.nbytes`."""
+        return sum(layer.nbytes for layer in self._tails)
+
+    def _part(self, layer: TailLayer, view: View) -> tuple[Tensor, Tensor]:
+        B, S = len(self.lengths), view.columns
+        part = TailPart(layer.keys[:B, :, :S], layer.values[:B, :, :S], view.mask, layer.window)
+        for seen in view.prefixes:
+            stored = layer.stored(seen.number)
+            first = 0 if seen.last is None else stored.keys.shape[2] - seen.last
+            keys, values = stored.keys[:, :, first:], stored.values[:, :, first:]
+            part.prefixes.append(PrefixPart(keys, values, seen.rows, seen.mask, seen.blind))
+        self._parts[id(part.keys)] = part
+        return part.keys, part.values
+
+
+class TailLayer(Tails, CacheLayerMixin):  # type: ignore[misc]  # K/V are None there before the first step
+    """A layer's tails, with what transformers asks of a cache layer in any release."""
+
+    is_compileable = False
+
+    def __init__(self, cache: SharedCache, index: int, window: int | None) -> None:
+        CacheLayerMixin.__init__(self)
+        Tails.__init__(self, window)
+        self.cache = cache
+        self.index = index
+        self.is_sliding = window is not None
+
+    def stored(self, number: int) -> PrefixLayer:
+        """This layer of prefix `number`."""
+        layer = self.cache.prefixes[number].layers[self.index]
+        assert layer is not None
+        return layer
+
+    def everything(self, view: View) -> tuple[Tensor, Tensor]:
+        """Prefix and tail of every row, copied together: slow and right, for attention that is not ours."""
+        cache = self.cache
+        if len(cache.prefixes) != 1 or len(set(cache.lengths)) != 1:
+            raise SharingError(
+                "rows with different prefixes or tail lengths need the shared attention; step them by a LocalEngine"
+            )
+        B = len(cache.lengths)
+        keys, values, is_prefix_out_of_sight = self.in_order(B, view.end)
+        if is_prefix_out_of_sight:
+            return keys, values
+        stored = self.stored(0)
+        return _behind(stored.keys, keys), _behind(stored.values, values)
+
+    def write(self, k: Tensor, v: Tensor, view: View, lengths: Sequence[int]) -> None:
+        """As `Tails.write`; transformers looks at `is_initialized`."""
+        super().write(k, v, view, lengths)
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing: the first `write` makes the storage."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Never called: a tail is written by its cache, which knows the rows."""
+        raise AssertionError("a tail is written by its cache, which knows the rows")
+
+    def get_mask_sizes(self, query_length: Any) -> tuple[int, int]:
+        """(keys that a query may see, position of the first of them), for masks of attention that is not ours."""
+        n = compat.number_of_queries(query_length)
+        prefix, kept = self.cache.prefixes[0], self.stored(0).keys.shape[2]
+        end, ring = max(self.cache.lengths) + n, self.ring_for(n)
+        if ring is not None and end > ring:
+            return ring, prefix.length + end - ring
+        return kept + end, prefix.length - kept
+
+    def get_seq_length(self, *_: Any) -> int:
+        """Tokens of the longest row, its prefix included."""
+        return max(self.cache.positions, default=0)
+
+    def get_query_offset(self, *_: Any) -> int:
+        """The position of the next token."""
+        return self.get_seq_length()
+
+    def get_max_length(self, *_: Any) -> int:
+        """-1: a tail grows without a limit."""
+        return -1
+
+    get_max_cache_shape = get_max_length  # its name up to 5.22
+
+
+def _behind(prefix: Tensor, tails: Tensor) -> Tensor:
+    """[B, H_kv, P' + S, D]: the prefix in front of every row's tail."""
+    return torch.cat([prefix.expand(tails.shape[0], -1, -1, -1), tails], 2)

@@ -1,0 +1,82 @@
+"""Token ids and a cache in, the last position's logits out; and a prompt read once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from . import compat
+from .twin import Twin
+
+OnPrefill = Callable[[int, int], None]  # (tokens read, tokens of the prompt)
+
+
+@dataclass(eq=False)
+class Prefix:
+    """One prefilled prompt: its length in tokens, the logits after its last token ([1, V]) and its cache."""
+
+    length: int
+    logits: torch.Tensor
+    cache: Any
+
+
+class Forward:
+    """A model's forward pass, asked for the last position's logits only and by the names that this model uses.
+
+    prepack: see `torch_ops.onednn`
+    raises:  compat.UnknownModelError for a model that takes no cache by a known name
+    """
+
+    def __init__(self, model: Any, *, prepack: bool = False) -> None:
+        self.model = model
+        self.twin = Twin(model, prepack=prepack)
+        self.signature = compat.Signature.of(model)
+        self.takes_plain_cache = not self.signature.is_recurrent and all(
+            compat.is_plain_attention(layer) for layer in compat.plain_cache(model).layers
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.get_input_embeddings().weight.device
+
+    def refresh(self) -> None:
+        """See what has been changed in the model since: to be called before rows join, not at every step."""
+        if not self.twin.is_current():
+            self.twin.renew()
+
+    def __call__(
+        self, ids: torch.Tensor, cache: Any, positions: torch.Tensor | None = None, attention: str | None = None
+    ) -> tuple[torch.Tensor, Any]:
+        """One forward pass.
+
+        ids: [B, n] int64; cache: None lets the model make its own; positions: [B, n] int64 or None
+        attention: the name of an attention implementation; None is the model's own
+        returns: the logits of the last position, [B, V], and the cache
+        raises:  compat.UnknownModelError where another cache comes back than was given
+        """
+        logits, returned = self.signature.call(self.twin.attend_by(attention), ids, cache, positions)
+        if returned is None or (cache is not None and returned is not cache):
+            what = "no cache" if returned is None else "another cache than it was given"
+            raise compat.UnknownModelError(f"{type(self.model).__name__} gives back {what}")
+        return logits, returned
+
+    @torch.inference_mode()
+    def prefill(self, prompt: Sequence[int], block: int, progress: OnPrefill | None = None) -> Prefix:
+        """Read a prompt once, `block` tokens at a time where the cache allows it (recurrent states do not)."""
+        self.refresh()
+        ids = torch.tensor([list(prompt)], dtype=torch.long, device=self.device)
+        cache = compat.plain_cache(self.model) if self.takes_plain_cache else None
+        total = ids.shape[1]
+        size = total if cache is None else block
+        if progress is not None and total > size:
+            progress(0, total)
+        for start in range(0, total, size):
+            logits, cache = self(ids[:, start : start + size], cache)
+            if progress is not None:
+                progress(min(start + size, total), total)
+        # A copy: the view would keep the block's logits alive in models that cannot be asked for one position.
+        return Prefix(total, logits.clone(), cache)

@@ -1,0 +1,1 @@
+"""Logits in, tokens out: the numerical contract, its reference, and the backends that equal it to the bit."""

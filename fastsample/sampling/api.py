@@ -1,0 +1,163 @@
+"""The public `sample` and `distribution`: arguments checked, a backend chosen, errors raised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, overload
+
+import torch
+from torch import Tensor
+
+from .compile import traced
+from .contract import Case, IntParameter, Parameter, Stats, empty_stats, raise_for_invalid
+from .dispatch import backend_for, run
+
+
+@overload
+def sample(
+    logits: Tensor,
+    *,
+    temperature: Parameter = ...,
+    top_k: IntParameter = ...,
+    top_p: Parameter = ...,
+    min_p: Parameter = ...,
+    seed: IntParameter = ...,
+    stream: Tensor | Sequence[int] | None = ...,
+    position: IntParameter = ...,
+    indices: Tensor | Sequence[int] | None = ...,
+    return_stats: Literal[False] = ...,
+    out: Tensor | None = ...,
+    backend: str | None = ...,
+) -> Tensor: ...
+@overload
+def sample(
+    logits: Tensor,
+    *,
+    temperature: Parameter = ...,
+    top_k: IntParameter = ...,
+    top_p: Parameter = ...,
+    min_p: Parameter = ...,
+    seed: IntParameter = ...,
+    stream: Tensor | Sequence[int] | None = ...,
+    position: IntParameter = ...,
+    indices: Tensor | Sequence[int] | None = ...,
+    return_stats: Literal[True],
+    out: Tensor | None = ...,
+    backend: str | None = ...,
+) -> tuple[Tensor, Stats]: ...
+def sample(
+    logits: Tensor,
+    *,
+    temperature: Parameter = 1.0,
+    top_k: IntParameter = 0,
+    top_p: Parameter = 1.0,
+    min_p: Parameter = 0.0,
+    seed: IntParameter = 0,
+    stream: Tensor | Sequence[int] | None = None,
+    position: IntParameter = 0,
+    indices: Tensor | Sequence[int] | None = None,
+    return_stats: bool = False,
+    out: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, Stats]:
+    """Draw one token per row: the same token on every backend, whatever the batch, the row order or the threads.
+
+    logits:      [N, V] float32, float16 or bfloat16, any row stride; -inf forbids a token; never modified
+    temperature: float or [B], >= 0; 0 takes the argmax (lowest index on ties)
+    top_k:       int or [B], >= 0; keeps the k largest; 0 keeps every token
+    top_p:       float or [B], in (0, 1]; keeps the smallest set whose probability reaches p, after top_k
+    min_p:       float or [B], in [0, 1]; keeps tokens with at least min_p times the largest probability
+    seed:        int or [B] int64; names the experiment
+    stream:      None or [B] int64; names the sample, never its row; None = the row number
+    position:    int or [B] int64; the token's index in its own sequence
+    indices:     None or [B] int64; output b reads logits row indices[b] (many draws from one row)
+    out:         None or [B] int64, contiguous, on the device of the logits; receives the tokens
+    backend:     None (the fastest that can run), "cpu", "cuda", "triton" or "reference"
+
+    returns: [B] int64, or with return_stats the pair ([B] int64, Stats)
+    raises:  ValueError or TypeError for a bad argument, with the rule, the value, the row and the remedy; ValueError
+             naming rows that hold a NaN or +inf or no finite logit, on the CPU. Elsewhere, where raising would
+             synchronise, such a row's token is -1 and its Stats.status says which.
+    source:  the order of the filters is that of transformers' logits warpers; ties are settled by index
+    """
+    case = Case.of(logits, temperature, top_k, top_p, min_p, seed, stream, position, indices)
+    if out is not None:
+        _check_out(out, case)
+    if torch.compiler.is_compiling():
+        return traced(case, return_stats, out, backend)
+    tokens = torch.empty(case.rows, dtype=torch.int64, device=logits.device) if out is None else out
+    stats = empty_stats(case) if return_stats else None
+    run(case, tokens, stats, backend)
+    return tokens if stats is None else (tokens, stats)
+
+
+class SparseDistribution(NamedTuple):
+    """The kept tokens of each row, most probable first; K is the largest number of kept tokens of any row."""
+
+    ids: Tensor  # [B, K] int64, -1 behind a row's last
+    probabilities: Tensor  # [B, K] float32, 0 behind a row's last
+
+
+@overload
+def distribution(
+    logits: Tensor,
+    *,
+    temperature: Parameter = ...,
+    top_k: IntParameter = ...,
+    top_p: Parameter = ...,
+    min_p: Parameter = ...,
+    indices: Tensor | Sequence[int] | None = ...,
+    sparse: Literal[False] = ...,
+    backend: str | None = ...,
+) -> Tensor: ...
+@overload
+def distribution(
+    logits: Tensor,
+    *,
+    temperature: Parameter = ...,
+    top_k: IntParameter = ...,
+    top_p: Parameter = ...,
+    min_p: Parameter = ...,
+    indices: Tensor | Sequence[int] | None = ...,
+    sparse: Literal[True],
+    backend: str | None = ...,
+) -> SparseDistribution: ...
+def distribution(
+    logits: Tensor,
+    *,
+    temperature: Parameter = 1.0,
+    top_k: IntParameter = 0,
+    top_p: Parameter = 1.0,
+    min_p: Parameter = 0.0,
+    indices: Tensor | Sequence[int] | None = None,
+    sparse: bool = False,
+    backend: str | None = None,
+) -> Tensor | SparseDistribution:
+    """The exact probabilities with which `sample` draws each token, for the same arguments.
+
+    returns: [B, V] float32, 0 where a token is filtered; with `sparse` the kept tokens' ids and probabilities
+    raises:  as `sample`
+    """
+    case = Case.of(logits, temperature, top_k, top_p, min_p, 0, None, 0, indices)
+    case.check_values()
+    module = backend_for(case, backend, "distribution")
+    dense = torch.empty(case.rows, logits.shape[1], dtype=torch.float32, device=logits.device)
+    if module.distribution(case, dense):
+        raise_for_invalid(torch.where(dense[:, 0].isnan(), -1, 0), case)
+    if not sparse:
+        return dense
+    width = int((dense > 0).sum(1).max()) if case.rows else 0
+    probabilities, ids = dense.sort(dim=1, descending=True, stable=True)
+    probabilities, ids = probabilities[:, :width].contiguous(), ids[:, :width]
+    return SparseDistribution(torch.where(probabilities > 0, ids, -1), probabilities)
+
+
+def _check_out(out: Tensor, case: Case) -> None:
+    if not isinstance(out, Tensor) or out.dtype != torch.int64:
+        got = out.dtype if isinstance(out, Tensor) else type(out).__name__
+        raise TypeError(f"out must be an int64 tensor, got {got}")
+    if out.shape != (case.rows,) or not out.is_contiguous() or out.device != case.logits.device:
+        raise ValueError(
+            f"out must be a contiguous [{case.rows}] tensor on {case.logits.device}, "
+            f"got shape {tuple(out.shape)}, stride {out.stride()} on {out.device}"
+        )

@@ -1,0 +1,66 @@
+"""The custom operator that lets `torch.compile` trace through `sample`.
+
+One operator, its parameters as tensors, so that a new value is no new graph.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .contract import STATS_DTYPES, Case, Stats, empty_stats
+from .dispatch import run
+
+SevenTensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+@torch.library.custom_op("fastsample::sample", mutates_args=())
+def sample_op(
+    logits: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    min_p: Tensor,
+    seed: Tensor,
+    stream: Tensor | None,
+    position: Tensor,
+    indices: Tensor | None,
+    with_stats: bool,
+    backend: str | None,
+) -> SevenTensors:
+    """`sample` as an operator: parameters [B] each; returns the tokens and the tensors of `Stats`, or empty ones."""
+    case = Case.of(logits, temperature, top_k, top_p, min_p, seed, stream, position, indices)
+    tokens = torch.empty(case.rows, dtype=torch.int64, device=logits.device)
+    stats = empty_stats(case if with_stats else case._replace(rows=0))
+    run(case, tokens, stats if with_stats else None, backend)
+    return (tokens, *stats)
+
+
+@sample_op.register_fake
+def _(
+    logits: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    min_p: Tensor,
+    seed: Tensor,
+    stream: Tensor | None,
+    position: Tensor,
+    indices: Tensor | None,
+    with_stats: bool,
+    backend: str | None,
+) -> SevenTensors:
+    rows = logits.shape[0] if indices is None else indices.shape[0]
+    columns = Stats._make(logits.new_empty(rows if with_stats else 0, dtype=dtype) for dtype in STATS_DTYPES)
+    return (logits.new_empty(rows, dtype=torch.int64), *columns)
+
+
+def traced(case: Case, return_stats: bool, out: Tensor | None, backend: str | None) -> Tensor | tuple[Tensor, Stats]:
+    """`sample` while torch traces: the same arguments, checked, as one call of the operator."""
+    columns = [case.column(n) for n in ("temperature", "top_k", "top_p", "min_p", "seed")]
+    tokens, *stats = sample_op(
+        case.logits, *columns, case.stream, case.column("position"), case.indices, return_stats, backend
+    )
+    if out is not None:
+        tokens = out.copy_(tokens)
+    return (tokens, Stats(*stats)) if return_stats else tokens

@@ -1,0 +1,129 @@
+"""Scorers of whole samples: right or wrong by a key or by tests, a function of the caller's, the model's own odds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+from ..answers.equivalence import canonical
+from ..answers.extractors import callable_of
+from .base import Candidate, Scorer
+from .sandbox import code_of, run_python
+
+Judge = Callable[[str, "str | None", str], float]  # (question, answer, text) -> number
+FORMS = "mean-logprob, exact:KEY, math:KEY, python:TESTS.py or module:function"
+
+
+@dataclass(frozen=True)
+class MeanLogprob:
+    """The model's own score: the mean log-probability of the sample's tokens, in nats; 0 for a sample without any."""
+
+    name: str = "mean-logprob"
+
+    def score(self, candidates: Sequence[Candidate]) -> list[float]:
+        """See `Scorer`."""
+        return [c.means.logprob or 0.0 for c in candidates]
+
+
+@dataclass(frozen=True)
+class ExactMatch:
+    """1.0 where the answer equals `key` in canonical form (0.5 and 1/2 are equal), else 0.0."""
+
+    key: str
+
+    @property
+    def name(self) -> str:
+        """exact:KEY"""
+        return f"exact:{self.key}"
+
+    def score(self, candidates: Sequence[Candidate]) -> list[float]:
+        """See `Scorer`."""
+        right = canonical(self.key)
+        return [float(c.answer is not None and right is not None and canonical(c.answer) == right) for c in candidates]
+
+
+@dataclass(frozen=True)
+class MathVerify:
+    """1.0 where Math-Verify finds the answer equal to `key`, in canonical form or as LaTeX, else 0.0.
+
+    seconds: after so long the comparison is given up and the answer is wrong
+    """
+
+    key: str
+    seconds: float = 5.0
+
+    @property
+    def name(self) -> str:
+        """math:KEY"""
+        return f"math:{self.key}"
+
+    def score(self, candidates: Sequence[Candidate]) -> list[float]:
+        """See `Scorer`."""
+        from ..answers.math_verify import are_equal
+
+        plain = ExactMatch(self.key).score(candidates)
+        return [
+            is_equal or float(c.answer is not None and are_equal(self.key, c.answer, seconds=self.seconds))
+            for is_equal, c in zip(plain, candidates)
+        ]
+
+
+@dataclass(frozen=True)
+class PythonTests:
+    """1.0 where the code in the text, followed by `tests`, runs to its end without an error, else 0.0.
+
+    The code is that of the last ``` block, or the whole text; `sandbox` says what it can still do.
+
+    tests: Python source that raises where the code is wrong, such as "assert add(1, 2) == 3"
+    """
+
+    tests: str = field(repr=False)
+    seconds: float = 5.0
+    megabytes: int = 512
+    name: str = "python"
+
+    def score(self, candidates: Sequence[Candidate]) -> list[float]:
+        """See `Scorer`."""
+        return [
+            float(run_python(f"{code_of(c.text)}\n\n{self.tests}\n", self.seconds, self.megabytes)) for c in candidates
+        ]
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function (question, answer or None, text) -> number of the caller's, asked for one sample after the other."""
+
+    function: Judge
+    name: str = "function"
+
+    def score(self, candidates: Sequence[Candidate]) -> list[float]:
+        """See `Scorer`."""
+        return [float(self.function(c.question, c.answer, c.text)) for c in candidates]
+
+
+def scorer_of(given: str | Scorer | Judge) -> Scorer:
+    """The scorer that a name (FORMS) stands for; a function is wrapped, a scorer is returned as it is.
+
+    raises: ValueError with the forms there are
+    """
+    if not isinstance(given, str):
+        if hasattr(given, "score"):
+            return cast(Scorer, given)
+        return Function(given, name=getattr(given, "__name__", "function"))
+    if given == "mean-logprob":
+        return MeanLogprob()
+    kind, colon, rest = given.partition(":")
+    if not colon or not rest:
+        raise ValueError(f"a scorer is {FORMS}, got {given!r}")
+    if kind == "exact":
+        return ExactMatch(rest)
+    if kind == "math":
+        return MathVerify(rest)
+    if kind == "python":
+        try:
+            with open(rest, encoding="utf-8") as file:
+                return PythonTests(file.read(), name=given)
+        except OSError as error:
+            raise ValueError(f"{rest} cannot be read: {error.strerror}") from None
+    return Function(cast(Judge, callable_of(given)), name=given)

@@ -1,0 +1,1 @@
+"""One prompt's K/V stored once and a tail for every sample: torch alone, no transformers."""

@@ -1,0 +1,1 @@
+"""Questions in, answers out: many questions share one running batch."""

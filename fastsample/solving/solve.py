@@ -1,0 +1,165 @@
+"""Many samples of a question, asked until a rule has seen enough: engine + extractor + rule = early exit.
+
+All questions and temperatures share one running batch. After every finished sample the rule is asked; once it has
+decided, the question's other samples leave the batch in the middle of a word and their slots go to the next question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from ..answers.extractors import Extractor, extractor_of
+from ..engines.base import Engine
+from ..scoring.base import Scorer
+from ..scoring.verifiers import scorer_of
+from ..strategies.prompts import prompt_for
+from ..strategies.question import FULL_VOTE, Question, Settings
+from ..strategies.records import Result, Written
+from ..strategies.self_consistency import SelfConsistency
+from ..voting.rule import Rule
+from .events import OnEvent
+from .scheduler import Scheduler, reader_of
+
+
+def solve(
+    model: Any,
+    tokenizer: Any,
+    question: str,
+    *,
+    temperatures: Iterable[float] = (0.0, 0.4, 0.8, 1.2),
+    samples: int = 5,
+    rule: Rule | str = FULL_VOTE,
+    extractor: str | Extractor = "auto",
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    max_new_tokens: int = 256,
+    seed: int = 0,
+    slots: int = 64,
+    system: str | None = None,
+    history: Iterable[Mapping[str, str]] = (),
+    prompt_template: str | None = None,
+    suffix: str | None = None,
+    stop: tuple[str, ...] = (),
+    together: bool = True,
+    prepack: bool = False,
+    on_event: OnEvent | None = None,
+    scorer: Scorer | str | None = None,
+) -> Result:
+    """Answer one question by a vote over samples of several temperatures, stopping as soon as the rule allows.
+
+    question:     text; the tokenizer's chat template is put around it where it has one
+    temperatures: 0 is drawn once, every other one `samples` times; sample number n is the n-th of them in turn
+    rule:         a rule of `voting`, or its name ("beta:confidence=0.9")
+    extractor:    text -> answer or None (never votes), or the name of one; equal answers are merged
+    history:      a chat before the question, {"role": ..., "content": ...} each: part of the one stored prompt
+    slots:        the largest number of samples written at once
+    together:     start the whole budget at once (least waiting); False starts what the rule may need (fewest tokens)
+    prepack:      see `LocalEngine`: more memory, faster on a CPU, and the same bits in any batch
+    scorer:       a `scoring.base.Scorer`, a function (question, answer, text) -> number, or a name ("mean-logprob");
+                  the best score decides where the rule did not stop early
+    on_event:     called with an `Event` for everything that happens
+
+    returns: a `Result`; the same settings and seed give the same one, whatever the batch
+    raises: ValueError for settings or a question that cannot be served, with the remedy; what a callable raises
+    """
+    settings = Settings(
+        temperatures=tuple(temperatures),
+        samples=samples,
+        rule=rule,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        system=system,
+        prompt_template=prompt_template,
+        suffix=suffix,
+        stop=tuple(stop),
+        together=together,
+    )
+    run = solve_many(
+        model,
+        tokenizer,
+        [Question(question, history=tuple(history))],
+        settings=settings,
+        extractor=extractor,
+        slots=slots,
+        prepack=prepack,
+        on_event=on_event,
+        scorer=scorer,
+        is_strict=True,
+    )
+    return next(iter(run))
+
+
+def solve_many(
+    model: Any,
+    tokenizer: Any,
+    questions: Iterable[Question | str],
+    *,
+    settings: Settings | None = None,
+    extractor: str | Extractor = "auto",
+    slots: int = 64,
+    prepack: bool = False,
+    on_event: OnEvent | None = None,
+    scorer: Scorer | str | None = None,
+    is_strict: bool = False,
+    engine: Engine | None = None,
+) -> Iterator[Result]:
+    """Answer many questions in one running batch; yields each result as soon as its vote is over, so out of order.
+
+    questions: read only as fast as slots fall free; nothing of a question is kept once its result was yielded
+    is_strict: raise what goes wrong with a question, instead of yielding a result of status "error"
+    engine:    what writes the samples; None makes a `LocalEngine` of the model, with `slots` and `prepack`
+    """
+    settings = settings or Settings()
+    settings.plan()
+    local = None
+    if engine is None:
+        from ..engines.local.engine import LocalEngine  # not above: a vote over another engine needs no model of ours
+
+        engine = local = LocalEngine(model, tokenizer, slots=slots, prepack=prepack)
+    scheduler = Scheduler(
+        engine,
+        tokenizer,
+        settings,
+        extractor_of(extractor),
+        on_event=on_event,
+        scorer=None if scorer is None else scorer_of(scorer),
+        is_strict=is_strict,
+    )
+    if local is not None and on_event is not None:
+        local.on_piece, local.on_prefill = scheduler.on_piece, scheduler.on_prefill
+    yield from scheduler.run(iter(questions))
+
+
+def repeat(
+    model: Any,
+    tokenizer: Any,
+    question: Question | str,
+    number: int,
+    *,
+    settings: Settings,
+    extractor: str | Extractor = "auto",
+    prepack: bool = False,
+) -> Written:
+    """Write sample `number` of the plan again, without the others: the same text as in its first batch.
+
+    To the bit on a CPU, `prepack` as in the first batch, unless without it the sample was left alone in its batch (see
+    `engines.local.engine`). Elsewhere a matrix product may round differently in a batch of another size; that changes a
+    token where the random number falls into the gap, about once in some ten thousand tokens.
+    """
+    from ..engines.local.engine import LocalEngine
+
+    question = Question(question) if isinstance(question, str) else question
+    prompt = prompt_for(tokenizer, question, settings)
+    strategy = SelfConsistency(question, prompt, settings, reader_of(extractor_of(extractor)))
+    # Twice, side by side: without packed weights a batch of one row is rounded in another way than larger ones.
+    engine = LocalEngine(model, tokenizer, slots=2, prepack=prepack)
+    sample, _ = engine.submit([strategy.request(number)] * 2)
+    strategy.live[number] = sample
+    while sample.finish is None:
+        engine.step()
+    return strategy.read(sample)

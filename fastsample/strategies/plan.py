@@ -1,0 +1,33 @@
+"""Which samples a question gets, by number, and the name of every sample's randomness."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from hashlib import blake2b
+
+
+def stream_of(prompt: Sequence[int], temperature: float, k: int) -> int:
+    """The random stream of sample k at this temperature: 63 bits, fixed by what is sampled and by nothing else."""
+    body = struct.pack(f"<{len(prompt)}qdq", *prompt, temperature, k)
+    return int.from_bytes(blake2b(body, digest_size=8).digest(), "little") >> 1
+
+
+def plan_of(temperatures: Sequence[float], samples: int) -> list[tuple[float, int]]:
+    """[(temperature, k)] by sample number: one of each temperature in turn; temperature 0 once, it has one text.
+
+    samples: how many of each temperature above 0
+    raises: ValueError for no temperature, a negative one, one twice, or samples < 1
+    """
+    if not temperatures:
+        raise ValueError("temperatures must name at least one; (0, 0.4, 0.8, 1.2) is the default")
+    for t in temperatures:
+        if not 0 <= t < float("inf"):
+            raise ValueError(f"a temperature must be a finite number of at least 0, got {t}")
+    if len(set(temperatures)) < len(temperatures):
+        raise ValueError(
+            f"a temperature is named twice in {tuple(temperatures)}; raise `samples` to draw it more often"
+        )
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}; it is the number of samples of each temperature")
+    return [(float(t), k) for k in range(samples) for t in temperatures if t > 0 or k == 0]

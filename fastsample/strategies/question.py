@@ -1,0 +1,63 @@
+"""What a question is, and how every question of a run is sampled and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..voting.registry import rule_of
+from ..voting.rule import Rule
+from ..voting.stopping import Majority
+from .plan import plan_of
+from .records import Written
+
+FULL_VOTE = Majority()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How every question of a run is sampled and judged.
+
+    samples:  of each temperature above 0; temperature 0 is drawn once
+    rule:     a rule of `voting`, or its name ("beta:confidence=0.9"), which becomes the rule
+    together: start a question's whole budget at once (least waiting) instead of what the rule may need (fewest tokens)
+    system, prompt_template, suffix: see `prompts.prompt_of`; stop: strings that end a sample
+    """
+
+    temperatures: tuple[float, ...] = (0.0, 0.4, 0.8, 1.2)
+    samples: int = 5
+    rule: Rule | str = FULL_VOTE
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    max_new_tokens: int = 256
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    system: str | None = None
+    prompt_template: str | None = None
+    suffix: str | None = None
+    together: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rule", rule_of(self.rule))
+
+    def plan(self) -> list[tuple[float, int]]:
+        """[(temperature, k)] by sample number."""
+        return plan_of(self.temperatures, self.samples)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked.
+
+    id:      the caller's name for it
+    known:   samples of an earlier run, not to be drawn again
+    history: the turns of a chat before it, {"role": ..., "content": ...} each
+    prompt:  token ids to use as they are; None has the tokenizer make them of text and history
+    """
+
+    text: str
+    id: str = ""
+    known: tuple[Written, ...] = ()
+    history: tuple[Mapping[str, str], ...] = ()
+    prompt: tuple[int, ...] | None = None

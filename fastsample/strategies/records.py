@@ -1,0 +1,157 @@
+"""What comes back of a question: every sample that was written for it, the votes, the answer, and what it cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ..token_stats import NO_MEANS, MeanStats
+from ..voting.ballots import Ballot
+
+# What the means are called in JSON, in the order of `MeanStats`.
+MEANS = ("mean_logprob", "mean_raw_logprob", "entropy", "self_certainty")
+
+
+@dataclass(frozen=True)
+class Written:
+    """One sample of a question, finished or not.
+
+    number:     its place in the question's plan; (seed, stream) and the settings write the same text again
+    k:          how many samples of the same temperature come before it
+    finish:     "eos", "stop", "length", "cancelled" (the vote was over) or "aborted" (too uncertain: `Confidence`)
+    tokens:     how many were written
+    means:      of the tokens' statistics, in nats
+    score:      a scorer's, None without one
+    is_counted: whether the verdict rests on it
+    token_ids, certainties: per token; left out of `Result.to_json`
+    """
+
+    number: int
+    temperature: float
+    k: int
+    stream: int
+    text: str
+    answer: str | None
+    tokens: int
+    finish: str
+    means: MeanStats = NO_MEANS
+    score: float | None = None
+    is_counted: bool = False
+    token_ids: tuple[int, ...] = field(default=(), repr=False)
+    certainties: tuple[float, ...] = field(default=(), repr=False)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it was written to its own end."""
+        return self.finish in ("eos", "stop", "length")
+
+    def ballot(self, window: int = 0) -> Ballot:
+        """Its vote; `window` is the number of tokens over which the lowest certainty is taken."""
+        low = lowest(self.certainties, window) if window else None
+        return Ballot(self.number, self.temperature, self.answer, self.means, low, self.score)
+
+    def to_json(self, *, full: bool = False) -> dict[str, Any]:
+        """A dictionary for `json.dumps`; full adds the token ids and the certainties (0.001 nats)."""
+        record: dict[str, Any] = {}
+        for name in (f.name for f in fields(self) if f.name not in ("token_ids", "certainties")):
+            record |= dict(zip(MEANS, self.means)) if name == "means" else {name: getattr(self, name)}
+        if full:
+            record |= {
+                "token_ids": list(self.token_ids),
+                "certainties": [round(min(c, 1e9), 3) for c in self.certainties],
+            }
+        return record
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Written:
+        """The inverse of `to_json`; fields it does not know are passed by."""
+        known = {f.name: record[f.name] for f in fields(cls) if f.name in record}
+        for name in ("token_ids", "certainties"):
+            known[name] = tuple(known.get(name, ()))
+        return cls(**known, means=MeanStats(*(record.get(name) for name in MEANS)))
+
+
+def lowest(certainties: Sequence[float], window: int) -> float | None:
+    """The lowest mean over `window` tokens in a row; over all of them where there are fewer; None without tokens."""
+    if not certainties:
+        return None
+    span = min(window, len(certainties))
+    total = sum(certainties[:span])
+    least = total
+    for left, entering in zip(certainties, certainties[span:]):
+        total += entering - left
+        least = min(least, total)
+    return least / span
+
+
+@dataclass(frozen=True)
+class Result:
+    """The answer to one question and everything it rests on. `to_json` gives plain values.
+
+    status:        "easy" (the rule stopped), "hard" (TwoStage never came to agree), "budget" (all was spent), "error"
+    votes, shares: per temperature, written as text: answer -> number or share of that temperature's counted votes
+    tokens:        written for this question, cancelled and aborted samples included; without the prompt
+    budget_tokens: what the whole plan would have cost: exact where every sample finished, otherwise estimated from
+                   the mean length of the finished samples of the same temperature
+    steps:         forward passes in which it had a row; rounds: how often samples were started
+    unparsable:    counted samples without an answer; seconds: from its start to the verdict
+    engine:        what wrote the samples; engine_reason: why not a faster one and what that costs, None for the fastest
+    """
+
+    id: str
+    question: str
+    answer: str | None
+    status: str
+    reason: str
+    rule: str
+    planned: int
+    seed: int
+    votes: dict[str, dict[str, int]] = field(default_factory=dict)
+    shares: dict[str, dict[str, float]] = field(default_factory=dict)
+    samples: tuple[Written, ...] = ()
+    counted: int = 0
+    cancelled: int = 0
+    tokens: int = 0
+    budget_tokens: int = 0
+    prompt_tokens: int = 0
+    steps: int = 0
+    rounds: int = 0
+    unparsable: int = 0
+    is_tie: bool = False
+    seconds: float = 0.0
+    error: str | None = None
+    engine: str = ""
+    engine_reason: str | None = None
+
+    def to_json(self, *, samples: bool = True) -> dict[str, Any]:
+        """A dictionary for `json.dumps`; samples=False leaves the samples out."""
+        record = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "samples"}
+        return record | ({"samples": [s.to_json() for s in self.samples]} if samples else {})
+
+
+def votes_of(samples: Sequence[Written]) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, float]]]:
+    """(votes, shares) per temperature of the counted samples; temperatures without a vote are there, empty."""
+    votes: dict[str, Counter[str]] = {}
+    for sample in samples:
+        mine = votes.setdefault(f"{sample.temperature:g}", Counter())
+        if sample.is_counted and sample.answer is not None:
+            mine[sample.answer] += 1
+    ordered = {t: dict(c.most_common()) for t, c in sorted(votes.items(), key=lambda item: float(item[0]))}
+    shares = {t: {a: round(n / sum(c.values()), 6) for a, n in c.items()} for t, c in ordered.items()}
+    return ordered, shares
+
+
+def budget_tokens(samples: Sequence[Written], plan: Sequence[float]) -> int:
+    """Tokens of the whole plan, by the mean length of each temperature's finished samples."""
+    lengths: dict[float, list[int]] = {}
+    for sample in samples:
+        if sample.is_finished:
+            lengths.setdefault(sample.temperature, []).append(sample.tokens)
+    every = [n for ns in lengths.values() for n in ns]
+    if not every:
+        return sum(s.tokens for s in samples)
+    means = {t: sum(ns) / len(ns) for t, ns in lengths.items()}
+    total = sum(means.get(t, sum(every) / len(every)) for t in plan)
+    return max(round(total), sum(s.tokens for s in samples))

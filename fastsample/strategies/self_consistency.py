@@ -1,0 +1,185 @@
+"""Self-consistency: one question, many samples, one vote. What to start next, what came in, what the rule says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import ceil, fsum
+from time import perf_counter
+from typing import cast
+
+from ..engines.base import Request, Sample
+from ..voting.ballots import OPEN, Tally, Verdict
+from ..voting.registry import name_of, rule_of
+from .plan import stream_of
+from .question import Question, Settings
+from .records import Result, Written, budget_tokens, votes_of
+
+# Waves grow by a quarter, so that a hard question alone takes few of them; swept over 1.0 ... 3.0 by bench/voting.py.
+GROWTH = 1.25
+
+
+class SelfConsistency:
+    """A question's samples and votes; see `base.Strategy` for who calls what."""
+
+    def __init__(
+        self,
+        question: Question,
+        prompt: tuple[int, ...],
+        settings: Settings,
+        extract: Callable[[str], str | None],
+        serial: int = 0,
+    ) -> None:
+        self.question = question
+        self.prompt = prompt
+        self.settings = settings
+        self.rule = rule_of(settings.rule)
+        self.extract = extract
+        self.serial = serial
+        self.plan = settings.plan()
+        self.tally = Tally([t for t, _ in self.plan])
+        self.live: dict[int, Sample] = {}
+        self.written: dict[int, Written] = {}
+        self.verdict: Verdict = OPEN
+        self.started = self.rounds = self.steps = 0
+        self.since = perf_counter()
+        self._watched: dict[int, tuple[int, float]] = {}  # number -> (tokens seen, lowest window so far)
+        for sample in question.known:
+            if sample.finish == "cancelled":
+                self.written.setdefault(sample.number, sample)
+            elif self.tally.ballots[sample.number] is None:
+                self.enter(sample)
+
+    def requests(self, lent: int = 0) -> list[Request]:
+        """The samples to start now: as many as the rule needs to stop if all of them agreed, or a wave a quarter larger
+        than what is in, whichever is more; and `lent` further ones."""
+        if self.settings.together:
+            target = len(self.plan)
+        else:
+            target = max(self.rule.reach(self.tally), self.started)
+            if self.rounds and len(self.tally.head()) >= self.started:
+                target = max(target, ceil(GROWTH * self.started))
+        target = min(target + lent, len(self.plan))
+        numbers = [n for n in range(self.started, target) if self.tally.ballots[n] is None]
+        self.started = max(self.started, target)
+        self.rounds += bool(numbers)
+        return [self.request(n) for n in numbers]
+
+    def request(self, number: int) -> Request:
+        """The request for one sample of the plan."""
+        s = self.settings
+        temperature, k = self.plan[number]
+        return Request(
+            self.prompt,
+            temperature=temperature,
+            top_k=s.top_k,
+            top_p=s.top_p,
+            min_p=s.min_p,
+            seed=s.seed,
+            stream=stream_of(self.prompt, temperature, k),
+            max_new_tokens=s.max_new_tokens,
+            stop=s.stop,
+            key=(self.serial, number),
+        )
+
+    def read(self, sample: Sample) -> Written:
+        """A sample that ended by itself, its answer read; it votes once it is entered."""
+        written = self._write(sample, self.extract(sample.text))
+        del self.live[written.number]
+        return written
+
+    def enter(self, written: Written) -> None:
+        """Let a sample vote."""
+        self.written[written.number] = written
+        self.tally.add(written.ballot(self.rule.watched_tokens))
+
+    def weak(self) -> list[Sample]:
+        """Live samples that the rule gives up as too uncertain."""
+        window = self.rule.watched_tokens
+        if not window:
+            return []
+        weak = []
+        for number, sample in self.live.items():
+            seen, low = self._watched.get(number, (0, float("inf")))
+            stats = sample.stats
+            for end in range(max(seen + 1, window), len(stats) + 1):
+                low = min(low, fsum(token.self_certainty for token in stats[end - window : end]) / window)
+            self._watched[number] = (len(stats), low)
+            least = self.rule.abort_below(self.tally, number)
+            if least is not None and low < least:
+                weak.append(sample)
+        return weak
+
+    def drop(self, sample: Sample, finish: str) -> Written:
+        """Take in a sample that was cancelled or aborted: no vote, but its tokens are spent."""
+        written = replace(self._write(sample, None), finish=finish)
+        del self.live[written.number]
+        if finish == "aborted":
+            self.enter(written)
+        else:
+            self.written[written.number] = written
+        return written
+
+    def judge(self) -> Verdict:
+        """Ask the rule; final when it stops or when the plan is spent."""
+        self.verdict = self.rule.judge(self.tally)
+        return self.verdict
+
+    def result(self) -> Result:
+        """The result of a judged question; cancelled samples must have been dropped before."""
+        verdict = self.verdict
+        samples = tuple(
+            replace(w, is_counted=n < verdict.counted and (w.is_finished or w.finish == "aborted"))
+            for n, w in sorted(self.written.items())
+        )
+        counted = [s for s in samples if s.is_counted]
+        status = "easy" if verdict.is_met else self.rule.spent
+        answer, reason = verdict.answer, verdict.reason
+        best = max((s for s in counted if s.score is not None), key=lambda s: s.score or 0.0, default=None)
+        if best is not None and status != "easy":
+            answer, reason = best.answer, f"{reason}; the best score, {best.score:.4g}, is sample {best.number}'s"
+        votes, shares = votes_of(samples)
+        return Result(
+            id=self.question.id,
+            question=self.question.text,
+            answer=answer,
+            status=status,
+            reason=reason,
+            rule=name_of(self.rule),
+            votes=votes,
+            shares=shares,
+            samples=samples,
+            planned=len(self.plan),
+            counted=len(counted),
+            cancelled=sum(s.finish in ("cancelled", "aborted") for s in samples),
+            tokens=sum(s.tokens for s in samples),
+            budget_tokens=budget_tokens(samples, self.tally.plan),
+            prompt_tokens=len(self.prompt),
+            steps=self.steps,
+            rounds=self.rounds,
+            unparsable=sum(s.answer is None for s in counted),
+            is_tie=verdict.is_tie,
+            seed=self.settings.seed,
+            seconds=perf_counter() - self.since,
+        )
+
+    def _write(self, sample: Sample, answer: str | None) -> Written:
+        number = _number(sample)
+        temperature, k = self.plan[number]
+        return Written(
+            number=number,
+            temperature=temperature,
+            k=k,
+            stream=sample.request.stream,
+            text=sample.text,
+            answer=answer,
+            tokens=len(sample.tokens),
+            finish=sample.finish or "cancelled",
+            means=sample.means,
+            token_ids=tuple(sample.tokens),
+            certainties=tuple(token.self_certainty for token in sample.stats),
+        )
+
+
+def _number(sample: Sample) -> int:
+    return cast(tuple[int, int], sample.request.key)[1]

@@ -1,0 +1,44 @@
+"""What is known of a drawn token besides its id: the one record that carries it from the sampler to the votes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import fsum, isfinite, nan
+from typing import NamedTuple
+
+
+class TokenStats(NamedTuple):
+    """All in nats.
+
+    logprob:        log-probability of the token under the distribution that it was drawn from
+    raw_logprob:    the same under the model's own row: temperature 1, nothing filtered
+    entropy:        of the model's own row
+    self_certainty: of the model's own row: logsumexp(x) - mean(x) - log V; +inf where a token is forbidden
+    """
+
+    logprob: float
+    raw_logprob: float
+    entropy: float
+    self_certainty: float
+
+
+class MeanStats(NamedTuple):
+    """The means over a sample's tokens, in nats; None where there is none (no token, or a value that is not finite)."""
+
+    logprob: float | None = None
+    raw_logprob: float | None = None
+    entropy: float | None = None
+    self_certainty: float | None = None
+
+    @classmethod
+    def of(cls, tokens: Sequence[TokenStats]) -> MeanStats:
+        """Summed exactly, so that the order of the tokens does not matter."""
+        return cls(*(_mean(column) for column in zip(*tokens))) if tokens else cls()
+
+
+NO_MEANS = MeanStats()
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    mean = fsum(values) / len(values) if all(map(isfinite, values)) else nan
+    return mean if isfinite(mean) else None

@@ -1,0 +1,119 @@
+"""A .gguf file unpacked: once, by one process, and nothing half-written that is taken for a model."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+import bigram
+import pytest
+import torch
+
+from fastsample import models
+from fastsample.models import gguf
+
+QUIET = {"progress": lambda line: None}
+
+
+def test_a_gguf_is_unpacked_once_and_is_the_same_model(tiny_folder, tiny_gguf, cache, logits_of):
+    """The unpacked file equals the folder it was made of, announces itself once, and leaves one folder and one lock."""
+    lines = []
+    model, tokenizer = models.load(str(tiny_gguf), progress=lines.append)
+    again, _ = models.load(str(tiny_gguf), progress=lines.append)
+    reference = models.load(str(tiny_folder), **QUIET)
+    assert torch.equal(logits_of(model, tokenizer), logits_of(*reference))
+    assert torch.equal(logits_of(again, tokenizer), logits_of(*reference))
+    assert tokenizer.chat_template == bigram.TEMPLATE
+    assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids(bigram.END)
+    assert len(lines) == 1
+    assert tiny_gguf.name in lines[0]
+    assert len([path for path in cache.iterdir() if path.is_dir()]) == 1
+
+
+def test_digits_are_split_as_the_gguf_says(tiny_gguf, cache):
+    """Blanks before a number stay one token, as in the model's training; transformers alone gives the last to it."""
+    _, tokenizer = models.load(str(tiny_gguf), **QUIET)
+    assert tokenizer.tokenize("a  12") == ["a", "ĠĠ", "1", "2"]
+
+
+def test_the_cache_follows_the_content_not_the_name(tiny_gguf, cache, tmp_path):
+    """A file replaced under the same name and size is unpacked again; a moved one is not."""
+    path = tmp_path / "model.gguf"
+    first = gguf.unpacked(shutil.copy(tiny_gguf, path) and path)
+    (tmp_path / "moved").mkdir()
+    moved = tmp_path / "moved" / "model.gguf"
+    path.rename(moved)
+    assert gguf.unpacked(moved) == first
+    bigram.save_gguf(path, {**bigram.SEVEN_TO_THREE, bigram.ASSISTANT: {"4": 0.2, "5": 0.8}})
+    assert path.stat().st_size == moved.stat().st_size
+    assert gguf.unpacked(path) != first
+
+
+KILLED = """
+import os, signal, sys, transformers
+from fastsample import models
+save = transformers.PreTrainedModel.save_pretrained
+def save_and_die(self, folder, **more):
+    save(self, folder, **more)
+    os.kill(os.getpid(), signal.SIGKILL)
+transformers.PreTrainedModel.save_pretrained = save_and_die
+models.load(sys.argv[1])
+"""
+
+
+def test_a_killed_unpacking_leaves_nothing_that_is_taken_for_a_model(tiny_gguf, cache):
+    """Killed with the weights written and the tokenizer not: the next load unpacks anew and sweeps the remains."""
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tiny_gguf)], capture_output=True, text=True)
+    assert done.returncode == -9, done.stderr
+    remains = [path for path in cache.iterdir() if path.is_dir()]
+    assert len(remains) == 1
+    assert ".part-" in remains[0].name
+    lines = []
+    model, _ = models.load(str(tiny_gguf), progress=lines.append)
+    assert len(lines) == 1
+    assert model.dtype == torch.float32
+    assert not [path for path in cache.iterdir() if ".part-" in path.name]
+
+
+def test_an_interrupted_unpacking_removes_its_remains(tiny_gguf, cache, monkeypatch):
+    """Ctrl-C half-way leaves no folder at all."""
+
+    def interrupt(path, folder, dtype):
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gguf, "_unpack", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        models.load(str(tiny_gguf), **QUIET)
+    assert not [path for path in cache.iterdir() if path.is_dir()]
+
+
+TWO = "import sys; from fastsample import models; print(models.load(sys.argv[1])[0].dtype)"
+
+
+def test_two_processes_at_once_both_succeed(tiny_gguf, cache):
+    """Both get the model and one of them unpacks it."""
+    both = [
+        subprocess.Popen([sys.executable, "-c", TWO, str(tiny_gguf)], stdout=-1, stderr=-1, text=True) for _ in range(2)
+    ]
+    ends = [one.communicate(timeout=120) for one in both]
+    assert [one.returncode for one in both] == [0, 0], ends
+    assert [out for out, _ in ends] == ["torch.float32\n"] * 2
+    assert sum(err.count("unpacking") for _, err in ends) == 1, ends
+
+
+def test_a_cache_that_cannot_be_written_names_the_setting(tiny_gguf, tmp_path, monkeypatch):
+    """A cache folder in the place of a file: the sentence names it and XDG_CACHE_HOME."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(models.ModelError, match="XDG_CACHE_HOME"):
+        models.load(str(tiny_gguf), **QUIET)
+
+
+def test_a_full_disk_is_seen_before_anything_is_written(tiny_gguf, cache, monkeypatch):
+    """The sentence has both numbers, and no folder stays behind."""
+    monkeypatch.setattr(gguf.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10}))
+    with pytest.raises(models.ModelError, match="MB free"):
+        models.load(str(tiny_gguf), **QUIET)
+    assert not [path for path in cache.iterdir() if path.is_dir()]

@@ -1,0 +1,106 @@
+"""What `test_triton_interpreter.py` runs in a process of its own: the Python source in Triton's interpreter."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import fastsample
+from fastsample.sampling.backends.triton import launch as backend
+from fastsample.sampling.reference import filtered
+from sampling.cases import ROWS, assert_same, row, run, vectors
+from sampling.test_equality import PARAMETERS
+
+from . import interpreter  # noqa: F401  (makes the interpreter exact)
+
+VOCABULARIES = (1, 257, 1000, 9000)
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_vectors(part):
+    """The first draw of every sixth vector of at most 5,000 tokens: token and kept count."""
+    small = [v for v in vectors() if v.logits.shape[1] <= 5000][::6]
+    wrong = []
+    for v in small[part::4]:
+        draw = {n: torch.tensor(getattr(v, n + "s")[:1]) for n in ("seed", "stream", "position")}
+        tokens, stats = run("triton", v.logits, **v.parameters, **draw)
+        if tokens.tolist() != v.tokens[:1] or (v.kept >= 0 and stats.kept.item() != v.kept):
+            wrong.append((v.name, v.parameters, tokens.item(), v.tokens[0], stats.kept.item(), v.kept))
+    assert small
+    assert not wrong
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_hostile_rows(kind):
+    """Tokens and kept counts to the bit, statistics within 1e-5, over vocabularies, dtypes and filters."""
+    rng = np.random.default_rng(sum(map(ord, kind)) + 1)
+    for trial, vocab in enumerate(VOCABULARIES):
+        dtype = (torch.float32, torch.bfloat16, torch.float16)[rng.integers(2 if kind == "huge" else 3)]
+        x = row(kind, vocab, rng)[None].to(dtype)
+        parameters = {name: rng.choice(values).item() for name, values in PARAMETERS.items()}
+        where = (kind, vocab, dtype, parameters)
+        expected = run("reference", x, **parameters, seed=trial)
+        assert_same(expected, run("triton", x, **parameters, seed=trial), where)
+
+
+@pytest.mark.parametrize("temperature", [1e-38, 1.0, 3.8e36, 5e37, 3e38])
+def test_every_chunk_has_its_sum(temperature):
+    """What the first kernel leaves, to the bit: of whole tiles and the tail, also where the quick weights give way."""
+    x = row("normal", 9000, np.random.default_rng(1)) * min(temperature * 2, 8e37)
+    run("triton", x[None], temperature=temperature)
+    tops, sums, *_ = backend._workspaces.get(torch.device("cpu"), 0, (0,) * 4)
+    expected = filtered(x.numpy(), float(np.float32(temperature)), 0, 1.0, 0.0).weight.sum(1)
+    assert sums[: len(expected)].tolist() == expected.tolist()
+    assert tops[: len(expected)].tolist() == [part.max().item() for part in x.split(256)]
+
+
+@pytest.mark.parametrize("vocab", [250, 1000, 9000])
+def test_ties_of_almost_no_weight(vocab):
+    """Ties whose masses are below the rounding that a search by mass must allow for: it goes on by index."""
+    x = torch.full((1, vocab), -20.6)
+    x[0, vocab // 3] = 0
+    filters = dict(top_p=1 - 2.0**-23, seed=torch.arange(4), indices=torch.zeros(4).long())
+    assert_same(run("reference", x, **filters), run("triton", x, **filters), vocab)
+
+
+def test_invalid_rows_and_indices():
+    """Each status has its code; an index out of range reads nothing and draws nothing."""
+    x = torch.randn(4, 300)
+    x[0, 7], x[1, 299], x[2] = float("nan"), float("inf"), float("-inf")
+    tokens, stats = run("triton", x)
+    assert tokens[:3].tolist() == [-1, -1, -1]
+    assert tokens[3] >= 0
+    assert stats.status.tolist() == [1, 2, 3, 0]
+    assert stats.kept.tolist() == [0, 0, 0, 300]
+    assert stats.entropy[:3].isnan().all()
+
+
+def test_strides_and_columns():
+    """A slice of wider rows, rows expanded from one, and a value a row for every parameter."""
+    wide = torch.full((6, 700), float("nan"))
+    wide[:, 3:603] = torch.randn(6, 600, generator=torch.Generator().manual_seed(3)) * 3
+    columns = dict(
+        temperature=torch.tensor([0.0, 0.5, 1.0, 1.5, 1.0, 1.0]),
+        top_k=torch.tensor([0, 5, 0, 100, 0, 600]),
+        top_p=torch.tensor([1.0, 0.9, 0.5, 0.99, 1.0, 0.8]),
+        min_p=torch.tensor([0.0, 0.0, 0.0, 0.01, 0.2, 0.0]),
+        seed=torch.tensor([1, -1, 2**62, 3, 4, 5]),
+        stream=torch.tensor([9, 8, 7, -6, 5, 4]),
+        position=torch.tensor([0, 1, 2, 2**40, 4, 5]),
+    )
+    for x in (wide[:, 3:603], wide[2:3, 3:603].expand(6, -1)):
+        expected = fastsample.sample(x, **columns, backend="reference")
+        assert torch.equal(fastsample.sample(x, **columns, backend="triton"), expected)
+
+
+def test_a_wrong_kernel_fails(monkeypatch):
+    """The comparison sees weights that are a thousandth too large."""
+    from fastsample.sampling.backends.triton import arithmetic as triton_arithmetic
+    from fastsample.sampling.backends.triton import kernels as triton_kernels
+
+    right = triton_arithmetic.weight.rewrite()
+    monkeypatch.setattr(triton_kernels, "weight", lambda x, top, c: right(x, top, c) + 2**20)
+    x = torch.tensor([[0.0, -3.0]])
+    logprobs = {run(b, x, seed=3)[1].logprob.item() for b in ("reference", "triton")}
+    assert len(logprobs) == 2

@@ -1,0 +1,64 @@
+"""Triton's interpreter on CPU tensors, made exact and quick. Import it in a process started with TRITON_INTERPRET=1."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import triton.language as tl
+from triton.runtime import interpreter
+
+import fastsample.sampling.reference as reference
+from fastsample.sampling.backends.triton import kernels as triton_kernels
+
+assert interpreter.InterpretedFunction is type(triton_kernels.finish_rows), "start with TRITON_INTERPRET=1"
+warnings.filterwarnings("ignore", category=RuntimeWarning)  # numpy speaks of values that `where` throws away
+
+
+def _fma(self, x, y, z):
+    """Some versions round twice; the contract's fma rounds once."""
+    a, b, c = np.broadcast_arrays(x.data, y.data, z.data)
+    return interpreter.TensorHandle(reference.fma(a, b, c.astype(np.float64)), z.dtype.scalar)
+
+
+_convert = interpreter._convert_float
+
+
+def _widen(input, input_dtype, output_dtype, rounding_mode):
+    """bfloat16 to float32 as hardware does it: a shift. The interpreter's own conversion gets subnormals wrong."""
+    if input_dtype == tl.bfloat16 and output_dtype == tl.float32:
+        return input.view(np.uint16).astype(np.uint32) << 16
+    return _convert(input, input_dtype, output_dtype, rounding_mode)
+
+
+_reduce = interpreter.ReduceOps.apply_impl
+
+
+def _quick_reduce(self, values):
+    """A combine function of our own would be called once for every element, from Python."""
+    if self.combine_fn is triton_kernels.nan_max:
+        return self.to_tensor(np.maximum.reduce(values[0].handle.data, axis=self.axis), values[0].dtype)
+    return _reduce(self, values)
+
+
+_run, _patched = interpreter.InterpretedFunction.run, set()
+
+
+def _launch(self, *args, **kwargs):
+    _patched.clear()
+    return _run(self, *args, **kwargs)
+
+
+def _call_inside(self, *args, **kwargs):
+    """The language is replaced once a module and launch; doing so for each call takes a third of the time."""
+    if id(self.fn.__globals__) not in _patched:
+        interpreter._patch_lang(self.fn)
+        _patched.add(id(self.fn.__globals__))
+    return self.rewrite()(*args, **kwargs)
+
+
+interpreter.InterpreterBuilder.create_fma = _fma
+interpreter._convert_float = _widen
+interpreter.ReduceOps.apply_impl = _quick_reduce
+interpreter.InterpretedFunction.run = _launch
+interpreter.InterpretedFunction.__call__ = _call_inside

@@ -1,0 +1,80 @@
+"""What the GPU backends say and do on a machine without a GPU."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import fastsample
+from fastsample.sampling import dispatch
+from fastsample.sampling.backends import cuda
+from fastsample.sampling.backends.triton import launch as backend
+
+
+@pytest.mark.parametrize("name", ["triton", "cuda"])
+def test_a_cpu_tensor_is_refused(name):
+    """By name a GPU backend refuses with its sentence; it never falls back in silence."""
+    with pytest.raises(ValueError, match=f"backend '{name}' cannot run: "):
+        fastsample.sample(torch.zeros(1, 8), backend=name)
+
+
+def test_distribution_goes_to_a_backend_that_has_it(monkeypatch):
+    """Where the fastest backend only samples, the next one gives the probabilities."""
+    monkeypatch.setitem(dispatch.ORDER, "cpu", ("triton", "reference"))
+    monkeypatch.setattr(backend, "why_not", lambda case: None)
+    p = fastsample.distribution(torch.tensor([[0.0, 0.0]]))
+    assert p.tolist() == [[0.5, 0.5]]
+    with pytest.raises(ValueError, match="it has no distribution"):
+        fastsample.distribution(torch.zeros(1, 2), backend="triton")
+
+
+def test_import_does_not_bring_triton():
+    """Neither the package, nor info, nor a refusal imports triton."""
+    code = (
+        "import sys, torch, fastsample; before = 'triton' in sys.modules; fastsample.info();"
+        "fastsample.sample(torch.zeros(1, 4)); assert before or 'triton' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_workspace_is_within_its_limit():
+    """16 bytes per 256 tokens and row, and 64 kB a row: at the largest vocabulary."""
+    assert backend.scratch_words(backend.MAX_VOCAB // 256) * 4 <= 64 * 1024
+    assert backend.scratch_words(1) * 4 == backend.CAPACITY * 8
+
+
+def test_the_extension_is_harmless_without_a_driver():
+    """Where it was built, it imports; a launch gives an error code and no crash."""
+    extension = pytest.importorskip("fastsample._cuda", reason="the CUDA extension was not built: nvcc was not found")
+    assert extension.splits_for(1, 151_936, 132) == 19
+    assert extension.splits_for(1024, 151_936, 132) == 1
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    call = (0, 0, 1, 8, 8, *([0, 0] * 8))
+    code = extension.sample(call, 0, (0,) * 6, (0, 0, 0, 0, 1), 1, 0)
+    assert code != 0
+    assert extension.error_name(code)
+
+
+@pytest.mark.parametrize(
+    ("driver", "capability", "sentence"),
+    [
+        (13000, (9, 0), None),
+        (13020, (8, 7), None),
+        (14000, (12, 1), None),
+        (12040, (9, 0), "the driver knows CUDA 12.4, and the extension was built with 13.0; update the driver"),
+        (13000, (7, 5), "the extension was built for sm_80, sm_90a, sm_120, and the GPU is sm_75"),
+        (13000, (10, 0), "the extension was built for sm_80, sm_90a, sm_120, and the GPU is sm_100"),
+    ],
+)
+def test_what_the_extension_cannot_run_on(monkeypatch, driver, capability, sentence):
+    """A driver of an older CUDA and an architecture without a binary are told, not tried."""
+    built = SimpleNamespace(architectures="80 90a 120", driver_version=lambda: driver, toolkit_version=lambda: 13000)
+    monkeypatch.setattr(cuda, "_cuda", built)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+    cuda._device_objection.cache_clear()
+    found = cuda._device_objection(0)
+    cuda._device_objection.cache_clear()
+    assert found is None if sentence is None else found.startswith(sentence)

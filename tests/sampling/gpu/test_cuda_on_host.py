@@ -1,0 +1,65 @@
+"""The CUDA source as host C++ under sanitizers: several schedules, one to three blocks a row."""
+
+import shutil
+
+import pytest
+import torch
+
+from sampling.cases import vectors
+
+from . import draws, on_host
+
+pytestmark = [
+    pytest.mark.skipif(not on_host.HEADER.exists(), reason=on_host.MISSING),
+    pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not on the PATH"),
+]
+
+
+def check(program, todo):
+    """Ask for all draws at once; tokens and kept counts must be those expected, and the sanitizers silent."""
+    questions = []
+    for i, d in enumerate(todo):
+        columns = {
+            n: getattr(d.case, n) for n in ("temperature", "top_k", "top_p", "min_p", "seed", "stream", "position")
+        }
+        columns["indices"] = d.case.indices
+        questions.append((on_host.question(d.case.logits, columns, 1 + i % 3, i % 7, True), d.case.rows))
+    answers, said = on_host.ask(program, questions)
+    for d, a in zip(todo, answers):
+        assert a.tokens == d.tokens, d.name
+        assert all(k == e for k, e in zip(a.kept, d.kept) if e >= 0), d.name
+    assert not said
+
+
+def light_ties(vocab):
+    """Ties whose masses are below the rounding that a search by mass must allow for."""
+    x = torch.full((1, vocab), -20.6)
+    x[0, vocab // 3] = 0
+    filters = dict(temperature=1.0, top_k=0, top_p=1 - 2.0**-23, min_p=0.0)
+    rows = torch.arange(4)
+    randomness = dict(seed=rows, stream=rows, position=rows, indices=torch.zeros_like(rows))
+    tokens, stats = draws.run("reference", x, **filters, **randomness)
+    return draws.Draws(
+        f"light ties {vocab}", draws.case_of(x, filters, randomness), tokens.tolist(), stats.kept.tolist()
+    )
+
+
+def test_under_ubsan():
+    """Vectors, hostile rows in all dtypes, and a search that could go on for ever."""
+    todo = [draws.of_vector(v, 8) for v in vectors() if v.logits.shape[1] <= 5000][::5]
+    todo += draws.hostile((1, 257, 5000), 2, 3, (torch.float32, torch.bfloat16, torch.float16))
+    todo += [light_ties(vocab) for vocab in (250, 1000, 9000)]
+    check(on_host.build("-fsanitize=undefined"), todo)
+
+
+def test_under_tsan():
+    """Races between threads of a block, and between the blocks of a row."""
+    todo = [draws.draws(kind, 1500, 2, 1) for kind in ("normal", "constant", "masked", "few values")]
+    check(on_host.build("-fsanitize=thread", "-Wno-tsan"), todo)
+
+
+@pytest.mark.slow
+def test_under_asan():
+    """Reads and writes out of bounds: every buffer has its exact size."""
+    todo = draws.hostile((1, 255, 256, 257, 3000), 2, 9, (torch.float32, torch.bfloat16, torch.float16))
+    check(on_host.build("-fsanitize=address"), todo)

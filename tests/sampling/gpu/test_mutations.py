@@ -1,0 +1,159 @@
+"""The proof of the proof: faults planted in the CUDA source, each of which the emulator or a token must show."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from fastsample.sampling import reference
+from fastsample.sampling.contract import CHUNK
+from fastsample.sampling.reference import MASK32
+from sampling.cases import vectors
+
+from . import cuda_ptx, draws, ptx
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not ptx.EMULATOR.exists(), reason=ptx.MISSING),
+    pytest.mark.skipif(shutil.which("nvcc") is None, reason=cuda_ptx.NO_NVCC),
+]
+
+# name: (file, what stands there, what is planted)
+FAULTS = {
+    "no barrier before the sum is read": (
+        "block.cuh",
+        "if (lane_of() == 0) partial[warp_of()] = v;\n  sync_block();",
+        "if (lane_of() == 0) partial[warp_of()] = v;",
+    ),
+    "no barrier after the sum was read": ("block.cuh", "sync_block();  // the next call writes `partial`", ""),
+    "a tail that is read as if it were whole": (
+        "statistics.cuh",
+        "(j + 1) * kChunk <= row.vocab",
+        "j * kChunk <= row.vocab",
+    ),
+    "no fence before the ticket": (
+        "kernel.cuh",
+        "__threadfence();  // what this block wrote",
+        "// what this block wrote",
+    ),
+    "no barrier before the ticket": (
+        "kernel.cuh",
+        "must be seen by the last one\n    sync_block();",
+        "must be seen by the last one",
+    ),
+    "a ticket that does not reset itself": ("kernel.cuh", "space.ticket + b, splits - 1)", "space.ticket + b, splits)"),
+    "the last chunk is forgotten": ("kernel.cuh", "(call.vocab + kChunk - 1) / kChunk", "call.vocab / kChunk"),
+    "a float32 sum": ("statistics.cuh", "uint64_t sum = 0;", "float sum = 0;"),
+    "four weights in 32 bits": ("statistics.cuh", "kFit = 3", "kFit = 4"),
+    "lanes that part at the last chunk": ("statistics.cuh", "j - group % (32 / kLanes) <", "j <"),
+    "a chunk is passed over at a turn": ("statistics.cuh", "j += step", "j += step + 1"),
+    "an fma that rounds twice": (
+        "../contract.h",
+        "return __fmaf_rn(a, b, c)",
+        "return __fadd_rn(__fmul_rn(a, b), c)",
+    ),
+    "the last of the ties is lost": ("logits.cuh", "i <= last", "i < last"),
+    "-0 below +0": ("logits.cuh", "x == 0 ? 0.0f : x", "x"),
+    "a NaN is dropped": ("block.cuh", "max.NaN.f32", "max.f32"),
+    "another magic number": (
+        "../contract.h",
+        "const float magic = 0x1.8p23f + Shift",
+        "const float magic = 0x1.8p22f + Shift",
+    ),
+    "the wrong chunk is drawn": (
+        "kernel.cuh",
+        "before <= in_row && in_row < before + m",
+        "in_row < before + m",
+    ),
+    "the desk is taken while it is read": ("cut.cuh", "sync_block();  // the desk may still be read", ""),
+    "min_p is exclusive": ("cut.cuh", "row_.factor) >= threshold", "row_.factor) > threshold"),
+    "the stream is ignored": ("kernel.cuh", "call.stream ? call.stream[b] : b", "b"),
+    "candidates beyond the desk": ("cut.cuh", "is_inside && at < kCapacity", "is_inside"),
+    "the target is passed by": ("cut.cuh", "is_one && reached >= target", "is_one && reached > target"),
+}
+
+
+def unmixed(u1: int, u2: int) -> tuple[int, int]:
+    """The (stream, position) of which Philox with seed 0 makes u1 and u2: its rounds backwards."""
+    a, b, c, d = u1 & MASK32, u1 >> 32, u2 & MASK32, u2 >> 32
+    for n in range(9, -1, -1):
+        k0, k1 = n * 0x9E3779B9 & MASK32, n * 0xBB67AE85 & MASK32
+        x, y = d * pow(0xD2511F53, -1, 2**32) & MASK32, b * pow(0xCD9E8D57, -1, 2**32) & MASK32  # a and c before
+        a, b, c, d = x, a ^ (0xCD9E8D57 * y >> 32) ^ k0, y, c ^ (0xD2511F53 * x >> 32) ^ k1
+    return c | d << 32, a | b << 32
+
+
+def at_the_edges(tokens: range) -> draws.Draws:
+    """Draws that fall on the last unit of these tokens' weights and on the first behind it: one unit is a token."""
+    x = torch.randn(1, CHUNK, generator=torch.Generator().manual_seed(0))
+    weight = reference.filtered(x[0].numpy(), 1.0, 0, 1.0, 0.0).weight[0]
+    ends = weight.cumsum()[list(tokens)]
+    numbers = [unmixed(0, -(-(int(at) << 64) // int(weight.sum()))) for end in ends for at in (end - 1, end)]
+    stream, position = (torch.tensor(np.array(n, np.uint64).astype(np.int64)) for n in zip(*numbers))
+    draw = dict(seed=torch.zeros_like(stream), stream=stream, position=position, indices=torch.zeros_like(stream))
+    found, stats = draws.run("reference", x, **draws.OFF, **draw)
+    assert found.tolist() == [i for t in tokens for i in (t, t + 1)]
+    return draws.Draws("the edges of weights", draws.case_of(x, draws.OFF, draw), found.tolist(), stats.kept.tolist())
+
+
+@pytest.fixture(scope="module")
+def probes():
+    """Rows small enough to be quick, and odd enough to show every fault."""
+    chosen = [v for v in vectors() if v.logits.shape[1] <= 4097]
+    odd = [v for v in chosen if any(word in v.name for word in ("zero", "ties", "masked"))][::9]
+    found = []
+    draw = dict(
+        seed=torch.arange(4), stream=torch.arange(4) + 7, position=torch.arange(4), indices=torch.zeros(4).long()
+    )
+    nan, many = torch.zeros(1, 40), torch.full((1, 256), -16.7)
+    nan[0, 39], many[0, 0] = float("nan"), 0.0
+    wide = torch.arange(9000.0)[None].remainder(97) * 0.1  # two turns of a block, or a part for each of two
+    special = (
+        ("a row of several blocks", wide, {}),
+        ("a NaN that is not a half-warp's first", nan, {}),
+        ("signed zeros", torch.tensor([[0.0, -0.0] * 20]), dict(top_k=7)),
+        ("exactly as near as min_p", torch.tensor([[0.0, -1.0] * 5]), dict(temperature=1.4426950408889634, min_p=0.5)),
+        ("many small weights beside a large one", many, dict(top_p=0.999995)),
+        ("more ties than candidates", torch.full((1, 3000), 2.0), dict(top_p=0.4)),
+    )
+    for name, x, filters in special:
+        tokens, stats = draws.run("reference", x, **draws.OFF | filters, **draw)
+        found.append(
+            draws.Draws(name, draws.case_of(x, draws.OFF | filters, draw), tokens.tolist(), stats.kept.tolist())
+        )
+    found += [draws.of_vector(v, 4) for v in odd + chosen[5::48]]
+    return [*found, at_the_edges(range(10, 250, 30))]
+
+
+def first_sign(probes, root) -> str | None:
+    """What shows first that the source in `root` is wrong; None if nothing does."""
+    for i, d in enumerate(probes):
+        for seed, splits in ((1, 1), (2 + i, 2 + i % 2)):
+            tokens, stats = draws.blank(d.case)
+            try:
+                r = cuda_ptx.sample(d.case, tokens, stats, seed=seed, splits=splits, root=root)
+            except (AssertionError, RuntimeError) as error:
+                return str(error)
+            if r.findings:
+                return r.findings[0]
+            if draws.differs(d, tokens, stats):
+                return f"another token: {d.name}"
+    return None
+
+
+def test_the_source_is_right(probes):
+    """Without a fault there is no sign of one."""
+    assert first_sign(probes, ptx.ROOT) is None
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_fault_is_caught(fault, probes, tmp_path):
+    """A planted fault shows as a finding or as another token."""
+    file, right, wrong = FAULTS[fault]
+    shutil.copytree(ptx.ROOT / "csrc", tmp_path / "csrc", ignore=shutil.ignore_patterns("cpu"))
+    source = tmp_path / "csrc/cuda" / file
+    text = source.read_text()
+    assert text.count(right) == 1
+    source.write_text(text.replace(right, wrong))
+    assert first_sign(probes, tmp_path) is not None
