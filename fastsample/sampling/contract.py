@@ -196,39 +196,70 @@ DTYPES = {
 
 def _parameter(name: str, value: Any, rows: int, dtype: torch.dtype, logits: Tensor) -> Any:
     """A checked Python number, or a [B] tensor of `dtype` on the logits' device."""
-    if type(value) in (float, int) or isinstance(value, numbers.Real):
+    if type(value) in (float, int) or (isinstance(value, numbers.Real) and not isinstance(value, bool)):
         return _scalar(name, value, dtype)
     return _tensor(name, value, rows, dtype, logits)
 
 
 def _scalar(name: str, value: Any, dtype: torch.dtype) -> Scalar:
+    """What a [B] tensor of `dtype` would hold of it: the same values are allowed, and mean the same."""
+    given = value
+    value = _real(name, value) if dtype is torch.float32 else _whole(name, value)
     bound = BOUNDS.get(name)
     if bound is not None and not bound.allows(value):
-        raise ValueError(f"{name} must be {bound.sentence}, got {value}; {bound.remedy}")
-    if dtype is torch.float32:
-        return float(value)
-    if value != int(value):
-        raise TypeError(f"{name} must be a whole number, got {value}")
-    value = int(value)
+        became = ", which is 0 in float32" if value == 0 != given else ""
+        raise ValueError(f"{name} must be {bound.sentence}, got {_shown(given)}{became}; {bound.remedy}")
     if dtype is torch.int32:
         return min(value, 2**31 - 1)
-    if not -(2**63) <= value < 2**63:
-        raise ValueError(f"{name} must fit in 64 bits (signed), got {value}; take it modulo 2**63")
+    if dtype is torch.int64 and not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name} must fit in 64 bits (signed), got {_shown(given)}; take it modulo 2**63")
     return value
+
+
+def _real(name: str, value: Any) -> float:
+    try:
+        value = float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must fit in a float32, got {_shown(value)}; pass a smaller number") from None
+    # Traced, a float stands for any: its column is made float32 in the graph, and looked at when the graph runs.
+    return value if torch.compiler.is_compiling() else as_float32(value)
+
+
+def as_float32(value: float) -> float:
+    """The nearest float32, ties to even; by float64 arithmetic, as the process may flush float32's denormals."""
+    if abs(value) < 2.0**128:
+        spacing = max(math.frexp(value)[1] - 24, -149)  # of the float32 numbers around it, as a power of two
+        shift = math.ldexp(0.75, spacing + 53)
+        value = (value + shift) - shift
+    return value if abs(value) < 2.0**128 or value != value else math.copysign(math.inf, value)
+
+
+def _whole(name: str, value: Any) -> int:
+    is_finite = isinstance(value, numbers.Rational) or math.isfinite(value)
+    if not is_finite or value != int(value):
+        raise TypeError(f"{name} must be a whole number, got {_shown(value)}")
+    return int(value)
+
+
+def _shown(value: Any) -> str:  # Python refuses to print an integer of thousands of digits
+    return f"an integer of {value.bit_length()} bits" if type(value) is int and abs(value) >> 128 else str(value)
 
 
 def _tensor(name: str, value: Any, rows: int | None, dtype: torch.dtype, logits: Tensor) -> Tensor:
     if not isinstance(value, Tensor):
         try:
             value = torch.as_tensor(value, device=logits.device)
-        except (TypeError, ValueError, RuntimeError):
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            if "too large" in str(error) or "Overflow" in str(error):
+                raise ValueError(f"{name} must hold numbers that fit in 64 bits (signed), got a larger one") from None
             raise TypeError(f"{name} must be a number or a [B] tensor, got {type(value).__name__}") from None
     if value.device != logits.device:
         raise ValueError(
             f"{name} must be on the device of the logits, {logits.device}, got {value.device}; move it there first"
         )
     is_number = value.dtype != torch.bool and not value.is_complex()
-    is_wanted = is_number and (dtype == torch.float32 or not value.is_floating_point())
+    is_signed = value.dtype != torch.uint64  # beyond 2^63 a conversion to int64 would wrap around
+    is_wanted = is_number and (dtype == torch.float32 or (not value.is_floating_point() and is_signed))
     if not is_wanted and value.numel():  # torch.as_tensor([]) is a float, whatever was meant
         wanted = "real numbers" if dtype == torch.float32 else "whole numbers"
         raise TypeError(f"{name} must hold {wanted}, got dtype {value.dtype}")
@@ -237,15 +268,16 @@ def _tensor(name: str, value: Any, rows: int | None, dtype: torch.dtype, logits:
     if value.dim() != 1 or (rows is not None and value.shape[0] != rows):
         wanted = "[B]" if rows is None else f"one value or [{rows}], a value a row"
         raise ValueError(f"{name} must be {wanted}, got shape {tuple(value.shape)}")
-    if name == "top_k" and value.dtype == torch.int64:
-        value = value.clamp(max=2**31 - 1)  # both mean "off"; a plain conversion would wrap around
+    if name == "top_k" and value.dtype in (torch.int64, torch.uint32):
+        value = value.long().clamp(-(2**31), 2**31 - 1)  # too large means "off"; a plain conversion would wrap around
     return value.to(dtype).contiguous()
 
 
 def _stream(value: Any, rows: int, logits: Tensor) -> Tensor:
-    if isinstance(value, int):
+    if isinstance(value, numbers.Real):
         raise TypeError(
-            f"stream must be None or a [B] tensor, got {value}; rows that share a seed and a stream draw the same noise"
+            f"stream must be None or a [B] tensor, got {_shown(value)}; "
+            "rows that share a seed and a stream draw the same noise"
         )
     return _tensor("stream", value, rows, torch.int64, logits)
 
@@ -255,4 +287,6 @@ def _check_rows(name: str, value: Tensor) -> None:
     is_allowed = bound.allows(value)
     if not is_allowed.all():
         row = int((~is_allowed).nonzero()[0])
-        raise ValueError(f"{name} must be {bound.sentence}, got {value[row].item():g} at row {row}; {bound.remedy}")
+        got = value[row].item()
+        became = " (in float32)" if got == 0 else ""
+        raise ValueError(f"{name} must be {bound.sentence}, got {got:g}{became} at row {row}; {bound.remedy}")
