@@ -33,6 +33,7 @@ struct Stats {
 struct Call {
   const void* logits;  // [N, V]
   Dtype dtype;
+  int64_t count;       // N
   int64_t rows;        // B
   int64_t vocab;       // V, < 2^31
   int64_t row_stride;  // in elements; 0 and negative included

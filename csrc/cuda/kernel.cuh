@@ -137,7 +137,7 @@ static __device__ __forceinline__ void finish_row(const Call& call, const Row<D>
 }
 
 template <Dtype D, bool WithStats>
-static __device__ __forceinline__ void sample_row(const Call& call, int64_t count, const Workspace& space) {
+static __device__ __forceinline__ void sample_row(const Call& call, const Workspace& space) {
   __shared__ Desk desk;
   __shared__ bool is_last;
   __shared__ RowBox<D> box;
@@ -147,7 +147,7 @@ static __device__ __forceinline__ void sample_row(const Call& call, int64_t coun
 #endif
   const int splits = space.splits, split = static_cast<int>(blockIdx.x % splits);
   const int64_t b = blockIdx.x / splits, source = call.indices ? call.indices[b] : b;
-  const bool is_row = source >= 0 && source < count;  // otherwise an empty row: invalid, and nothing is read
+  const bool is_row = source >= 0 && source < call.count;  // otherwise an empty row: invalid, and nothing is read
   Row<D> row;
   row.x = static_cast<const typename Logits<D>::Element*>(call.logits) + (is_row ? source * call.row_stride : 0);
   row.vocab = is_row ? static_cast<int>(call.vocab) : 0;
@@ -185,8 +185,8 @@ constexpr int kResident = 4;
 #endif
 
 template <Dtype D, bool WithStats>
-__global__ void __launch_bounds__(kThreads, kResident) sample_kernel(Call call, int64_t count, Workspace space) {
-  sample_row<D, WithStats>(call, count, space);
+__global__ void __launch_bounds__(kThreads, kResident) sample_kernel(Call call, Workspace space) {
+  sample_row<D, WithStats>(call, space);
 }
 
 }  // namespace fastsample::cuda

@@ -6,7 +6,7 @@
 namespace fastsample::cuda {
 
 template <Dtype D, bool WithStats>
-static cudaError_t launch(const Call& call, int64_t count, const Workspace& space, cudaStream_t stream) {
+static cudaError_t launch(const Call& call, const Workspace& space, cudaStream_t stream) {
   cudaLaunchAttribute attribute = {};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
@@ -20,13 +20,12 @@ static cudaError_t launch(const Call& call, int64_t count, const Workspace& spac
   if (error != cudaSuccess) return error;
   config.attrs = &attribute;
   config.numAttrs = major >= 9 ? 1 : 0;  // the kernel waits for the launch before it by itself, from sm_90 on
-  return cudaLaunchKernelEx(&config, sample_kernel<D, WithStats>, call, count, space);
+  return cudaLaunchKernelEx(&config, sample_kernel<D, WithStats>, call, space);
 }
 
 template <Dtype D>
-static cudaError_t launch_for(const Call& call, int64_t count, const Workspace& space, cudaStream_t stream) {
-  return call.stats.logprob ? launch<D, true>(call, count, space, stream)
-                            : launch<D, false>(call, count, space, stream);
+static cudaError_t launch_for(const Call& call, const Workspace& space, cudaStream_t stream) {
+  return call.stats.logprob ? launch<D, true>(call, space, stream) : launch<D, false>(call, space, stream);
 }
 
 int splits_for(int64_t rows, int64_t vocab, int multiprocessors) {
@@ -35,15 +34,15 @@ int splits_for(int64_t rows, int64_t vocab, int multiprocessors) {
   return static_cast<int>(wanted < most ? wanted : most);
 }
 
-int sample(const Call& call, int64_t count, const Workspace& space, void* stream) {
+int sample(const Call& call, const Workspace& space, void* stream) {
   const auto on = static_cast<cudaStream_t>(stream);
   switch (call.dtype) {
     case Dtype::kFloat32:
-      return launch_for<Dtype::kFloat32>(call, count, space, on);
+      return launch_for<Dtype::kFloat32>(call, space, on);
     case Dtype::kBfloat16:
-      return launch_for<Dtype::kBfloat16>(call, count, space, on);
+      return launch_for<Dtype::kBfloat16>(call, space, on);
     default:
-      return launch_for<Dtype::kFloat16>(call, count, space, on);
+      return launch_for<Dtype::kFloat16>(call, space, on);
   }
 }
 

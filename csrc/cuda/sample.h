@@ -17,8 +17,8 @@ struct Workspace {
 // How many blocks should share a row, for a device with that many multiprocessors.
 int splits_for(int64_t rows, int64_t vocab, int multiprocessors);
 
-// Launches on a stream of the current device; returns a cudaError_t. `count` is the number of rows of the logits.
-int sample(const Call& call, int64_t count, const Workspace& space, void* stream);
+// Launches on a stream of the current device; returns a cudaError_t.
+int sample(const Call& call, const Workspace& space, void* stream);
 
 // The newest CUDA that the driver knows (0 without a driver) and the one of this build: 1000 * major + 10 * minor.
 int driver_version();

@@ -30,6 +30,7 @@ int main() {
     std::vector<int32_t> status(n);
     Call call = {};
     call.logits = logits.data();
+    call.count = 1;
     call.rows = n;
     call.vocab = vocab;
     call.row_stride = vocab;

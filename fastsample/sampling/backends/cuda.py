@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..contract import CHUNK, Case
+from .arguments import addresses, arguments
 from .workspace import Workspaces
 
 try:
@@ -19,7 +20,6 @@ except ImportError as error:  # built without nvcc, or a wheel of another platfo
 
 name = "cuda"
 MAX_VOCAB = 2**20
-DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
 def why_not(case: Case) -> str | None:
@@ -79,17 +79,7 @@ def sample(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None) -> None
         need = case.rows * -(-logits.shape[1] // CHUNK)
         space = _workspaces.get(logits.device, stream, (need, need, 0 if stats is None else 3 * need, case.rows))
         splits = _cuda.splits_for(case.rows, logits.shape[1], _multiprocessors(logits.device.index or 0))
-        pointers = (0,) * 6 if stats is None else tuple(column.data_ptr() for column in stats)
         work = (*(t.data_ptr() for t in space), splits)
-        code = _cuda.sample(_arguments(case), tokens.data_ptr(), pointers, work, logits.shape[0], stream)
+        code = _cuda.sample(arguments(case), tokens.data_ptr(), addresses(stats), work, stream)
     if code:
         raise RuntimeError(f"the CUDA kernel could not be launched: {_cuda.error_name(code)} (error {code})")
-
-
-def _arguments(case: Case) -> tuple[Any, ...]:
-    """Every parameter as (value for all rows, pointer to a value a row or 0)."""
-    logits = case.logits
-    flat: list[Any] = [logits.data_ptr(), DTYPE_CODES[logits.dtype], case.rows, logits.shape[1], logits.stride(0)]
-    for value in case[2:]:  # from temperature to indices, in the order of Case
-        flat += (0, value.data_ptr()) if isinstance(value, Tensor) else (value or 0, 0)
-    return tuple(flat)

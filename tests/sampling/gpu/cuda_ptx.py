@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from fastsample.sampling.backends.cpu import DTYPE_CODES
+from fastsample.sampling.backends.arguments import DTYPE_CODES
 from fastsample.sampling.contract import CHUNK, Case, Stats
 
 from .ptx import ROOT, emulator, loaded
@@ -28,6 +28,7 @@ class Call(C.Structure):
     _fields_ = (
         ("logits", C.c_void_p),
         ("dtype", C.c_int),
+        ("count", C.c_int64),
         ("rows", C.c_int64),
         ("vocab", C.c_int64),
         ("row_stride", C.c_int64),
@@ -56,7 +57,7 @@ def compiled(arch: str, root: Path = ROOT) -> str:
         out, source = Path(folder, "sample.ptx"), root / "csrc/cuda/sample.cu"
         if root != ROOT:
             source = Path(folder, "one.cu")
-            kernel = "sample_kernel<Dtype::kFloat32, true>(Call, int64_t, Workspace)"
+            kernel = "sample_kernel<Dtype::kFloat32, true>(Call, Workspace)"
             body = f"namespace fastsample::cuda {{ template __global__ void {kernel}; }}"
             source.write_text(f'#include "{root}/csrc/cuda/kernel.cuh"\n{body}\n')
         flags = ["-std=c++17", "-O3", "--fmad=false", "-lineinfo", f"-arch=compute_{arch}", "-ptx"]
@@ -74,7 +75,8 @@ def sample(case: Case, tokens, stats: Stats | None, arch="90a", seed=1, splits=3
     ticket = torch.zeros(case.rows, dtype=torch.int32)
     memory = [(case.logits, 1), *((t, 2) for t in written), (ticket, 0), (tokens, 2), *((t, 2) for t in stats or ())]
     call = Call(logits=case.logits.data_ptr(), dtype=DTYPE_CODES[case.logits.dtype], rows=case.rows)
-    call.vocab, call.row_stride, call.tokens = case.logits.shape[1], case.logits.stride(0), tokens.data_ptr()
+    call.count, call.vocab = case.logits.shape
+    call.row_stride, call.tokens = case.logits.stride(0), tokens.data_ptr()
     for name in ("temperature", "top_k", "top_p", "min_p", "seed", "position", "stream", "indices"):
         value = getattr(case, name)
         if isinstance(value, torch.Tensor):
@@ -91,8 +93,8 @@ def sample(case: Case, tokens, stats: Stats | None, arch="90a", seed=1, splits=3
     wanted = f"DtypeE{DTYPE_CODES[case.logits.dtype]}ELb{int(stats is not None)}E"
     kernel = module.find(wanted)
     places = [offset for offset, _ in module.kernels[kernel]["params"]]
-    blob = bytearray(places[2] + C.sizeof(Workspace))
-    for place, argument in zip(places, (call, C.c_int64(case.logits.shape[0]), space)):
+    blob = bytearray(places[1] + C.sizeof(Workspace))
+    for place, argument in zip(places, (call, space)):
         blob[place : place + C.sizeof(argument)] = bytes(argument)
     storages = [(t.untyped_storage(), flags) for t, flags in memory]
     allocations = (E.CAlloc * len(storages))(

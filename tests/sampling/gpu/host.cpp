@@ -17,12 +17,12 @@ static std::vector<T> take(size_t n) {
 }
 
 template <Dtype D>
-static void launch(const Call& call, int64_t count, const cuda::Workspace& space, bool with_stats, uint64_t seed) {
+static void launch(const Call& call, const cuda::Workspace& space, bool with_stats, uint64_t seed) {
   const dim3 grid(static_cast<unsigned>(call.rows * space.splits)), block(cuda::kThreads);
   if (with_stats) {
-    emu::launch(grid, block, dim3(1), 0, [=] { cuda::sample_row<D, true>(call, count, space); }, seed);
+    emu::launch(grid, block, dim3(1), 0, [=] { cuda::sample_row<D, true>(call, space); }, seed);
   } else {
-    emu::launch(grid, block, dim3(1), 0, [=] { cuda::sample_row<D, false>(call, count, space); }, seed);
+    emu::launch(grid, block, dim3(1), 0, [=] { cuda::sample_row<D, false>(call, space); }, seed);
   }
 }
 
@@ -44,7 +44,8 @@ int main() {
     std::vector<float> floats(4 * n), tops(sums.size()), moments(3 * sums.size());
     std::vector<unsigned> ticket(n, 0);
     Call call = {};
-    call.logits = logits.data(), call.dtype = dtype, call.rows = rows, call.vocab = vocab, call.row_stride = vocab;
+    call.logits = logits.data(), call.dtype = dtype, call.count = count, call.rows = rows, call.vocab = vocab,
+    call.row_stride = vocab;
     call.temperature = {0, temperature.data()}, call.top_k = {0, top_k.data()};
     call.top_p = {0, top_p.data()}, call.min_p = {0, min_p.data()};
     call.seed = {0, seed.data()}, call.stream = stream.data(), call.position = {0, position.data()};
@@ -55,9 +56,9 @@ int main() {
     }
     const cuda::Workspace space = {tops.data(), sums.data(), moments.data(), ticket.data(), static_cast<int>(head[4])};
     const uint64_t schedule = static_cast<uint64_t>(head[5]);
-    if (dtype == Dtype::kFloat32) launch<Dtype::kFloat32>(call, count, space, head[6], schedule);
-    if (dtype == Dtype::kBfloat16) launch<Dtype::kBfloat16>(call, count, space, head[6], schedule);
-    if (dtype == Dtype::kFloat16) launch<Dtype::kFloat16>(call, count, space, head[6], schedule);
+    if (dtype == Dtype::kFloat32) launch<Dtype::kFloat32>(call, space, head[6], schedule);
+    if (dtype == Dtype::kBfloat16) launch<Dtype::kBfloat16>(call, space, head[6], schedule);
+    if (dtype == Dtype::kFloat16) launch<Dtype::kFloat16>(call, space, head[6], schedule);
     for (const unsigned t : ticket) {
       if (t != 0) return 4;  // a ticket that did not reset itself
     }

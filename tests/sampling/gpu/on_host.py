@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from fastsample.sampling.backends.cpu import DTYPE_CODES
+from fastsample.sampling.backends.arguments import DTYPE_CODES
 
 from .ptx import ROOT, TOOLS
 

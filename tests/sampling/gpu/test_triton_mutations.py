@@ -47,7 +47,7 @@ def planted(fault, folder, monkeypatch):
     package.mkdir()
     (package / "__init__.py").touch()
     for source in BACKENDS.glob("triton_*.py"):
-        text = source.read_text().replace("from ..contract", "from fastsample.contract")
+        text = source.read_text().replace("from ..contract", "from fastsample.sampling.contract")
         if source.stem == f"triton_{file}":
             assert text.count(right) == 1
             text = text.replace(right, wrong)

@@ -1,0 +1,125 @@
+// How both bindings read a call: a flat tuple of numbers and addresses, which backends/arguments.py makes of a Case.
+//
+// An address is trusted to be of as much memory as the sizes say; the sizes themselves are looked at.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "args.h"
+
+namespace fastsample {
+
+namespace py = pybind11;
+
+// Visits every argument in the order of the tuple. One function both reads and names them, so that Python can compare
+// its order with this one.
+template <class Visitor>
+void visit_arguments(Call& call, Visitor& visit) {
+  visit("logits", call.logits);
+  visit("dtype", call.dtype);
+  visit("count", call.count);
+  visit("rows", call.rows);
+  visit("vocab", call.vocab);
+  visit("row_stride", call.row_stride);
+  visit("temperature", call.temperature);
+  visit("top_k", call.top_k);
+  visit("top_p", call.top_p);
+  visit("min_p", call.min_p);
+  visit("seed", call.seed);
+  visit("stream", call.stream);
+  visit("position", call.position);
+  visit("indices", call.indices);
+}
+
+template <class Visitor>
+void visit_stats(Stats& stats, Visitor& visit) {
+  visit("logprob", stats.logprob);
+  visit("raw_logprob", stats.raw_logprob);
+  visit("entropy", stats.entropy);
+  visit("self_certainty", stats.self_certainty);
+  visit("kept", stats.kept);
+  visit("status", stats.status);
+}
+
+class Reader {
+ public:
+  explicit Reader(const py::tuple& items) : items_(items) {}
+
+  void operator()(const char*, int64_t& number) { number = next<int64_t>(); }
+  void operator()(const char*, Dtype& dtype) { dtype = static_cast<Dtype>(next<int>()); }
+  template <class T>
+  void operator()(const char*, T*& address) {
+    address = pointer<T>();
+  }
+  template <class T>
+  void operator()(const char*, Column<T>& column) {  // a value for all rows, then the address of a value a row, or 0
+    column.value = next<T>();
+    column.rows = pointer<const T>();
+  }
+  // `stream` and `indices` are columns to Python, whose value for all rows is not one: null means the row's number.
+  void operator()(const char*, const int64_t*& rows) {
+    next<int64_t>();
+    rows = pointer<const int64_t>();
+  }
+
+  template <class T>
+  T next() {
+    if (at_ == items_.size()) throw py::value_error("the tuple of arguments is too short");
+    return items_[at_++].cast<T>();
+  }
+  template <class T>
+  T* pointer() {
+    return reinterpret_cast<T*>(next<uintptr_t>());
+  }
+  void finish() const {
+    if (at_ != items_.size()) throw py::value_error("the tuple of arguments is too long");
+  }
+
+ private:
+  const py::tuple& items_;
+  size_t at_ = 0;
+};
+
+struct Namer {
+  py::list names;
+  template <class T>
+  void operator()(const char* name, T&) {
+    names.append(name);
+  }
+};
+
+inline Call read_call(const py::tuple& arguments) {
+  Call call = {};
+  Reader read(arguments);
+  visit_arguments(call, read);
+  read.finish();
+  const int dtype = static_cast<int>(call.dtype);
+  if (dtype < 0 || dtype > 2) throw py::value_error("no dtype has the code " + std::to_string(dtype));
+  if (call.count < 0 || call.rows < 0 || call.vocab < 1 || call.vocab >= int64_t{1} << 31) {
+    throw py::value_error("a size is out of range");
+  }
+  return call;
+}
+
+inline Stats read_stats(const py::tuple& addresses) {
+  Stats stats = {};
+  Reader read(addresses);
+  visit_stats(stats, read);
+  read.finish();
+  return stats;
+}
+
+// What a test compares with Python's order.
+inline void name_arguments(py::module_& m) {
+  Call call = {};
+  Stats stats = {};
+  Namer arguments, statistics;
+  visit_arguments(call, arguments);
+  visit_stats(stats, statistics);
+  m.attr("argument_names") = py::tuple(arguments.names);
+  m.attr("stats_names") = py::tuple(statistics.names);
+}
+
+}  // namespace fastsample

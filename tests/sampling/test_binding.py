@@ -1,0 +1,51 @@
+"""The tuple that a backend hands to its extension is the one that csrc/bind.h reads."""
+
+import importlib
+
+import pytest
+import torch
+
+from fastsample.sampling.backends.arguments import NAMES, addresses, arguments
+from fastsample.sampling.contract import Case, Stats
+
+
+@pytest.fixture(params=["_cpu", "_cuda"])
+def extension(request):
+    try:
+        return importlib.import_module(f"fastsample.{request.param}")
+    except ImportError as error:
+        pytest.skip(f"fastsample.{request.param} was not built: {error}")
+
+
+def case_of(logits, **parameters):
+    values = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0, "position": 0} | parameters
+    return Case.of(logits, *(values.get(name) for name in Case._fields[2:]))
+
+
+def rest_of(extension):
+    """The arguments behind the statistics: threads, or a workspace and a stream."""
+    return (1,) if extension.__name__.endswith("_cpu") else ((), 0)
+
+
+def test_the_order_is_that_of_the_extension(extension):
+    """Field by field; the extension names them with the function that reads them."""
+    assert extension.argument_names == NAMES
+    assert extension.stats_names == Stats._fields
+
+
+def test_a_tuple_of_another_length_is_refused(extension):
+    """One value more or less is a field that one side does not know."""
+    good = arguments(case_of(torch.zeros(1, 4)))
+    for bad in (good[:-1], (*good, 0), ()):
+        with pytest.raises(ValueError, match="the tuple of arguments is too"):
+            extension.sample(bad, 0, addresses(None), *rest_of(extension))
+
+
+def test_sizes_are_looked_at(extension):
+    """A dtype that does not exist, no vocabulary, a vocabulary beyond 32 bits, fewer than no rows."""
+    good = arguments(case_of(torch.zeros(1, 4)))
+    for name, value in (("dtype", 3), ("dtype", -1), ("vocab", 0), ("vocab", 2**31), ("rows", -1), ("count", -1)):
+        bad = list(good)
+        bad[NAMES.index(name)] = value
+        with pytest.raises(ValueError, match=r"dtype|size"):
+            extension.sample(tuple(bad), 0, addresses(None), *rest_of(extension))
