@@ -127,16 +127,17 @@ FASTSAMPLE_FN double chunk_scale(float chunk_top, float row_top, float c) {
 // The mass of a chunk whose kept weights sum to the integer `weights` (< 2^53).
 FASTSAMPLE_FN int64_t mass(double weights, double scale) { return static_cast<int64_t>(weights * scale); }
 
-// The factor of a temperature > 0: log2(e) / T in float64, rounded once.
+// The factor of a temperature > 0: log2(e) / T in float64, rounded once. A NaN and what is below 0 count as infinity.
 FASTSAMPLE_FN float inverse_temperature(float temperature) {
   const double c = kLog2e / static_cast<double>(temperature);
   if (c > kLargest) return kLargest;
-  return c < kSmallest ? kSmallest : static_cast<float>(c);
+  return c >= kSmallest ? static_cast<float>(c) : kSmallest;
 }
 
-// The mass at which top_p closes the kept prefix.
+// The mass at which top_p closes the kept prefix; never 0, which a prefix would have reached before its first token.
 FASTSAMPLE_FN int64_t top_p_target(int64_t total, float top_p) {
-  return static_cast<int64_t>(ceil(static_cast<double>(total) * static_cast<double>(top_p)));
+  const double target = ceil(static_cast<double>(total) * static_cast<double>(top_p));
+  return target >= 1 ? static_cast<int64_t>(target) : 1;
 }
 
 FASTSAMPLE_FN float min_p_threshold(float min_p) { return static_cast<float>(log2(static_cast<double>(min_p))); }

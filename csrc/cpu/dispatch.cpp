@@ -69,8 +69,10 @@ class DefaultArithmetic {
   fenv_t before_;
 };
 
+// Null where there is no such row: the output row is then one without a finite logit, and nothing is read.
 const void* row_of(const Call& call, int64_t b) {
   const int64_t row = call.indices ? call.indices[b] : b;
+  if (row < 0 || row >= call.count) return nullptr;
   const int64_t size = call.dtype == Dtype::kFloat32 ? 4 : 2;
   return static_cast<const char*>(call.logits) + row * call.row_stride * size;
 }
@@ -90,7 +92,16 @@ struct Run {
 };
 
 void finish(Run& run, int64_t b, bool is_odd, const Scratch& scratch) {
-  if (!run.worker.finish(run.call, row_of(run.call, b), b, is_odd, scratch)) run.invalid.fetch_add(1);
+  const void* row = row_of(run.call, b);
+  if (!row) write_invalid(run.call, b, kNoFinite);
+  if (!row || !run.worker.finish(run.call, row, b, is_odd, scratch)) run.invalid.fetch_add(1);
+}
+
+bool weigh(Run& run, int64_t b, int64_t first, int64_t last, const Scratch& scratch) {
+  bool is_odd = false;
+  const void* row = row_of(run.call, b);
+  if (row) run.worker.weigh(run.call, row, b, first, last, scratch, &is_odd);
+  return is_odd;
 }
 
 void whole_row(void* context, int part) {
@@ -98,9 +109,7 @@ void whole_row(void* context, int part) {
   Run& run = *static_cast<Run*>(context);
   const DefaultArithmetic arithmetic;
   const Scratch scratch = keep.scratch(run.chunks);
-  bool is_odd = false;
-  run.worker.weigh(run.call, row_of(run.call, part), part, 0, run.chunks, scratch, &is_odd);
-  finish(run, part, is_odd, scratch);
+  finish(run, part, weigh(run, part, 0, run.chunks, scratch), scratch);
 }
 
 // A part of a row's chunks; whoever brings the last part finishes the row.
@@ -109,9 +118,7 @@ void part_of_row(void* context, int part) {
   const DefaultArithmetic arithmetic;
   const int64_t b = part / run.parts_per_row, p = part % run.parts_per_row;
   const int64_t first = run.chunks * p / run.parts_per_row, last = run.chunks * (p + 1) / run.parts_per_row;
-  bool is_odd = false;
-  run.worker.weigh(run.call, row_of(run.call, b), b, first, last, run.scratch[b], &is_odd);
-  if (is_odd) run.is_odd[b].store(true, std::memory_order_relaxed);
+  if (weigh(run, b, first, last, run.scratch[b])) run.is_odd[b].store(true, std::memory_order_relaxed);
   if (run.left[b].fetch_sub(1, std::memory_order_acq_rel) == 1) finish(run, b, run.is_odd[b], run.scratch[b]);
 }
 

@@ -106,11 +106,11 @@ struct Drawn {
 template <Dtype D>
 static Drawn draw_greedy(const Tokens<D>& row, float top, const Scratch& s, float* probabilities) {
   int64_t j = 0;
-  while (s.top[j] != top) ++j;
+  while (j < row.chunks - 1 && s.top[j] != top) ++j;
   float lanes[kChunk];
   for (int v = 0; v < kVectors; ++v) store(lanes + v * kLanes, Tokens<D>::at(row.chunk(j), v));
   int64_t i = 0;
-  while (lanes[i] != top) ++i;
+  while (i < row.size(j) - 1 && lanes[i] != top) ++i;
   Drawn drawn = {j * kChunk + i, 0.0, 1};
   if (probabilities) {
     for (int64_t k = 0; k < row.vocab; ++k) probabilities[k] = k == drawn.token ? 1.0f : 0.0f;
@@ -118,7 +118,8 @@ static Drawn draw_greedy(const Tokens<D>& row, float top, const Scratch& s, floa
   return drawn;
 }
 
-// A chunk by its mass, then a token by its weight in the chunk.
+// A chunk by its mass, then a token by its weight in the chunk. The last of either is taken in any case: a caller who
+// writes to the logits meanwhile gets a wrong token, and none from outside of the row.
 template <Dtype D>
 static Drawn draw(const Tokens<D>& row, const Call& call, int64_t b, float factor, const Filters<D>& filters,
                   const Scratch& s) {
@@ -127,21 +128,17 @@ static Drawn draw(const Tokens<D>& row, const Call& call, int64_t b, float facto
                              static_cast<uint64_t>(call.position[b]));
   const int64_t total = filters.total_mass();
   const int64_t in_row = static_cast<int64_t>(high_product(noise.u1, static_cast<uint64_t>(total)));
-  int64_t j = 0, of_chunk = 0;
-  for (int64_t sum = 0;; ++j) {
+  int64_t j = 0, of_chunk = mass(s.sum[0], s.scale[0]);
+  for (int64_t sum = of_chunk; sum <= in_row && j < row.chunks - 1; sum += of_chunk) {
+    ++j;
     of_chunk = mass(s.sum[j], s.scale[j]);
-    sum += of_chunk;
-    if (sum > in_row) break;
   }
   int32_t w[kChunk];
   kept_weights(row, j, s.top[j], factor, filters.cut(), w);
   const int64_t in_chunk =
       static_cast<int64_t>(high_product(noise.u2, static_cast<uint64_t>(static_cast<int64_t>(s.sum[j]))));
   int i = 0;
-  for (int64_t sum = 0;; ++i) {
-    sum += w[i];
-    if (sum > in_chunk) break;
-  }
+  for (int64_t sum = w[0]; sum <= in_chunk && i < row.size(j) - 1; sum += w[i]) ++i;
   const double p = (w[i] / s.sum[j]) * (static_cast<double>(of_chunk) / static_cast<double>(total));
   return {j * kChunk + i, call.stats.logprob ? log(p) : 0.0, filters.kept()};
 }
@@ -168,17 +165,7 @@ static bool finish_row(const Call& call, const void* logits, int64_t b, bool is_
   float top = s.top[0];
   for (int64_t j = 1; j < row.chunks; ++j) top = s.top[j] > top ? s.top[j] : top;
   if (is_odd || !(top >= -kLargest && top <= kLargest)) {
-    const Status status = why_invalid(row);
-    if (call.tokens) call.tokens[b] = -1;
-    if (probabilities) {
-      for (int64_t i = 0; i < row.vocab; ++i) probabilities[i] = __builtin_nanf("");
-    }
-    if (call.stats.logprob) {
-      call.stats.logprob[b] = call.stats.raw_logprob[b] = __builtin_nanf("");
-      call.stats.entropy[b] = call.stats.self_certainty[b] = __builtin_nanf("");
-      call.stats.kept[b] = 0;
-      call.stats.status[b] = status;
-    }
+    write_invalid(call, b, why_invalid(row));
     return false;
   }
   const Raw raw = call.stats.logprob ? raw_of(row, top, s) : Raw();

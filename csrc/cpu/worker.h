@@ -2,9 +2,24 @@
 #pragma once
 
 #include "../args.h"
+#include "../contract.h"
 #include "scratch.h"
 
 namespace fastsample {
+
+// What an output row gets that cannot be drawn.
+static inline void write_invalid(const Call& call, int64_t b, Status status) {
+  if (call.tokens) call.tokens[b] = -1;
+  if (call.probabilities) {
+    float* probabilities = call.probabilities + b * call.vocab;
+    for (int64_t i = 0; i < call.vocab; ++i) probabilities[i] = __builtin_nanf("");
+  }
+  if (!call.stats.logprob) return;
+  call.stats.logprob[b] = call.stats.raw_logprob[b] = __builtin_nanf("");
+  call.stats.entropy[b] = call.stats.self_certainty[b] = __builtin_nanf("");
+  call.stats.kept[b] = 0;
+  call.stats.status[b] = status;
+}
 
 struct Worker {
   struct Of {
