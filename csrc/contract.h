@@ -127,7 +127,10 @@ FASTSAMPLE_FN double chunk_scale(float chunk_top, float row_top, float c) {
 // The mass of a chunk whose kept weights sum to the integer `weights` (< 2^53).
 FASTSAMPLE_FN int64_t mass(double weights, double scale) { return static_cast<int64_t>(weights * scale); }
 
-// The factor of a temperature > 0: log2(e) / T in float64, rounded once. A NaN and what is below 0 count as infinity.
+// What no temperature is, below 0 or a NaN, is drawn like 0: nothing has looked at a [B] tensor on a GPU.
+FASTSAMPLE_FN bool is_greedy(float temperature) { return !(temperature > 0); }
+
+// The factor of a temperature > 0: log2(e) / T in float64, rounded once; of any other a number too.
 FASTSAMPLE_FN float inverse_temperature(float temperature) {
   const double c = kLog2e / static_cast<double>(temperature);
   if (c > kLargest) return kLargest;

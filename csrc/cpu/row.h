@@ -87,7 +87,7 @@ static void weigh_row(const Call& call, const void* logits, int64_t b, int64_t f
                       bool* is_odd) {
   const Tokens<D> row(logits, call.vocab);
   const float temperature = call.temperature[b];
-  if (temperature == 0 && !call.stats.logprob) {
+  if (is_greedy(temperature) && !call.stats.logprob) {
     *is_odd = maximize_chunks(row, first, last, s);
     return;
   }
@@ -170,7 +170,7 @@ static bool finish_row(const Call& call, const void* logits, int64_t b, bool is_
   }
   const Raw raw = call.stats.logprob ? raw_of(row, top, s) : Raw();
   Drawn drawn;
-  if (call.temperature[b] == 0) {
+  if (is_greedy(call.temperature[b])) {
     drawn = draw_greedy(row, top, s, probabilities);
   } else {
     const float factor = inverse_temperature(call.temperature[b]);

@@ -120,7 +120,7 @@ static __device__ __forceinline__ void finish_row(const Call& call, const Row<D>
     call.stats.kept[b] = 0;
     return;
   }
-  const bool is_greedy = call.temperature[b] == 0;
+  const bool is_greedy = fastsample::is_greedy(call.temperature[b]);
   Filters<D> filters(row, desk);
   if (!is_greedy) filters.apply(call.top_k[b], call.top_p[b], call.min_p[b]);
   const int64_t stream = call.stream ? call.stream[b] : b;
