@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bind.h"
+#include "cpu/cpuid.h"
 #include "cpu/dispatch.h"
 
 using namespace fastsample;
@@ -41,6 +42,12 @@ void use_instruction_set(const std::string& name) {
   throw py::value_error("this processor cannot run the instruction set " + name);
 }
 
+#if defined(__x86_64__)
+int level(uint32_t leaf_1_ecx, uint32_t leaf_7_ebx, uint32_t extended_ecx, uint64_t saved) {
+  return x86_64_level({leaf_1_ecx, leaf_7_ebx, extended_ecx, saved});
+}
+#endif
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
@@ -51,4 +58,7 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("instruction_set", [] { return std::string(worker()->name); });
   m.def("instruction_sets", &instruction_sets, "Those that this processor can run, best first.");
   m.def("use_instruction_set", &use_instruction_set, "For tests: every instruction set draws the same tokens.");
+#if defined(__x86_64__)
+  m.def("x86_64_level", &level, "For tests: of the words of CPUID and XGETBV, 4, 3 or 1.");
+#endif
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../contract.h"
+#include "cpuid.h"
 #include "threads.h"
 
 namespace fastsample {
@@ -17,15 +18,9 @@ struct Available {
   Available() {
     int n = 0;
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    const bool has_v3 =
-        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
-    if (has_v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512cd")) {
-      list[n++] = &kAvx512;
-    }
-    if (has_v3) list[n++] = &kAvx2;  // every processor with AVX2 has F16C
+    const int level = x86_64_level(this_processor());
+    if (level >= 4) list[n++] = &kAvx512;
+    if (level >= 3) list[n++] = &kAvx2;
     list[n++] = &kSse2;
 #else
     list[n++] = &kNeon;
