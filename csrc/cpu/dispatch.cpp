@@ -4,6 +4,7 @@
 #include <cfenv>
 #include <cstdlib>
 #include <memory>
+#include <new>
 #include <vector>
 
 #include "../contract.h"
@@ -34,17 +35,26 @@ struct FreeAligned {
   void operator()(void* p) const { std::free(p); }
 };
 
+struct NoScratch : std::bad_alloc {
+  const char* what() const noexcept override {
+    return "there is no memory for the sampler's scratch: a thread needs up to 36 bytes for every 256 tokens of the "
+           "vocabulary, and 40 KB beside";
+  }
+};
+
 // Memory that a thread keeps from call to call.
 class Keep {
  public:
-  Scratch scratch(int64_t chunks) {
+  // Whether there is room for so many chunks.
+  bool reserve(int64_t chunks) {
     const size_t needed = (Scratch::bytes(chunks) + 63) / 64 * 64;
-    if (needed > size_) {
-      memory_.reset(std::aligned_alloc(64, needed));
-      size_ = needed;
-    }
-    return Scratch::in(memory_.get(), chunks);
+    if (needed <= size_) return true;
+    memory_.reset();
+    memory_.reset(std::aligned_alloc(64, needed));
+    size_ = memory_ ? needed : 0;
+    return size_ > 0;
   }
+  Scratch scratch(int64_t chunks) const { return Scratch::in(memory_.get(), chunks); }
 
  private:
   std::unique_ptr<void, FreeAligned> memory_;
@@ -78,6 +88,7 @@ struct Run {
   int64_t chunks;
   int parts_per_row;
   std::atomic<int64_t> invalid{0};
+  std::atomic<bool> lacks_memory{false};  // a helper thread cannot throw: the caller does
 
   // For rows that several threads share:
   std::vector<Keep> keep;
@@ -99,16 +110,20 @@ bool weigh(Run& run, int64_t b, int64_t first, int64_t last, const Scratch& scra
   return is_odd;
 }
 
-void whole_row(void* context, int part) {
+void whole_row(void* context, int64_t b) {
   thread_local Keep keep;
   Run& run = *static_cast<Run*>(context);
+  if (!keep.reserve(run.chunks)) {
+    run.lacks_memory = true;
+    return;
+  }
   const DefaultArithmetic arithmetic;
   const Scratch scratch = keep.scratch(run.chunks);
-  finish(run, part, weigh(run, part, 0, run.chunks, scratch), scratch);
+  finish(run, b, weigh(run, b, 0, run.chunks, scratch), scratch);
 }
 
 // A part of a row's chunks; whoever brings the last part finishes the row.
-void part_of_row(void* context, int part) {
+void part_of_row(void* context, int64_t part) {
   Run& run = *static_cast<Run*>(context);
   const DefaultArithmetic arithmetic;
   const int64_t b = part / run.parts_per_row, p = part % run.parts_per_row;
@@ -125,23 +140,25 @@ void use(const Worker* wanted) { chosen.store(wanted); }
 
 int64_t sample_rows(const Call& call, int threads) {
   const int64_t chunks = (call.vocab + kChunk - 1) / kChunk;
-  Run run{call, worker()->of[static_cast<int>(call.dtype)], chunks, 1, {}, {}, {}, {}, {}};
+  Run run{call, worker()->of[static_cast<int>(call.dtype)], chunks, 1, {}, {}, {}, {}, {}, {}};
   constexpr int64_t kWorthSharing = 64;  // chunks: 16,384 tokens take about 5 us, as long as waking a thread
   const int64_t parts = call.rows ? threads / call.rows : 0;
   run.parts_per_row = static_cast<int>(parts < chunks / kWorthSharing ? parts : chunks / kWorthSharing);
   if (run.parts_per_row < 2) {
-    run_parts(threads, static_cast<int>(call.rows), whole_row, &run);
+    run_parts(threads, call.rows, whole_row, &run);
+    if (run.lacks_memory) throw NoScratch();
     return run.invalid;
   }
   run.keep.resize(call.rows);
   run.left = std::make_unique<std::atomic<int>[]>(call.rows);
   run.is_odd = std::make_unique<std::atomic<bool>[]>(call.rows);
   for (int64_t b = 0; b < call.rows; ++b) {
+    if (!run.keep[b].reserve(chunks)) throw NoScratch();
     run.scratch.push_back(run.keep[b].scratch(chunks));
     run.left[b] = run.parts_per_row;
     run.is_odd[b] = false;
   }
-  run_parts(threads, static_cast<int>(call.rows) * run.parts_per_row, part_of_row, &run);
+  run_parts(threads, call.rows * run.parts_per_row, part_of_row, &run);
   return run.invalid;
 }
 

@@ -4,8 +4,9 @@
 
 #include <atomic>
 #include <condition_variable>
-#include <cstdint>
 #include <mutex>
+#include <new>
+#include <system_error>
 #include <thread>
 
 namespace fastsample {
@@ -20,9 +21,9 @@ void pause() {
 }
 
 struct Job {
-  void (*work)(void*, int);
+  void (*work)(void*, int64_t);
   void* context;
-  int parts;
+  int64_t parts;
   int helpers;  // threads beside the caller that may join
 };
 
@@ -32,10 +33,7 @@ class Pool {
   const pid_t owner = getpid();
 
   void run(int threads, const Job& job) {
-    while (started_ < threads - 1) {
-      ++started_;
-      std::thread([this] { serve(); }).detach();
-    }
+    start(threads - 1);
     next_.store(0, std::memory_order_relaxed);
     {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -60,11 +58,20 @@ class Pool {
   }
 
  private:
+  // As many helpers as can be had: a limit on threads or memory makes a call slower, and nothing else.
+  void start(int helpers) {
+    try {
+      for (; started_ < helpers; ++started_) std::thread([this] { serve(); }).detach();
+    } catch (const std::system_error&) {
+    } catch (const std::bad_alloc&) {
+    }
+  }
+
   static constexpr int kSpins =
       2000;  // about 50 us: the calls of a decoding loop are further apart, those of a row are not
 
   void take_parts(const Job& job) {
-    for (int part; (part = next_.fetch_add(1, std::memory_order_relaxed)) < job.parts;) job.work(job.context, part);
+    for (int64_t part; (part = next_.fetch_add(1, std::memory_order_relaxed)) < job.parts;) job.work(job.context, part);
   }
 
   void serve() {
@@ -91,7 +98,8 @@ class Pool {
   Job job_ = {};
   bool is_open_ = false;
   int joined_ = 0, started_ = 0;
-  std::atomic<int> next_{0}, active_{0};
+  std::atomic<int64_t> next_{0};
+  std::atomic<int> active_{0};
   std::atomic<uint64_t> generation_{0};
 };
 
@@ -109,8 +117,8 @@ Pool* pool() {
 
 }  // namespace
 
-void run_parts(int threads, int parts, void (*work)(void*, int), void* context) {
-  if (threads > parts) threads = parts;
+void run_parts(int threads, int64_t parts, void (*work)(void*, int64_t), void* context) {
+  if (threads > parts) threads = static_cast<int>(parts);
   if (threads > 1) {
     Pool* shared = pool();
     std::unique_lock<std::mutex> is_mine(shared->callers, std::try_to_lock);
@@ -119,7 +127,7 @@ void run_parts(int threads, int parts, void (*work)(void*, int), void* context) 
       return;
     }
   }
-  for (int part = 0; part < parts; ++part) work(context, part);
+  for (int64_t part = 0; part < parts; ++part) work(context, part);
 }
 
 }  // namespace fastsample

@@ -47,7 +47,12 @@ static inline I only(Mask m, I x) { return _mm512_maskz_mov_epi32(m, x); }
 
 static inline float max_of(F x) { return _mm512_reduce_max_ps(x); }
 static inline float sum_of(F x) { return _mm512_reduce_add_ps(x); }
-static inline uint32_t sum_of(I x) { return static_cast<uint32_t>(_mm512_reduce_add_epi32(x)); }
+static inline uint32_t sum_of(I x) {  // gcc's _mm512_reduce_add_epi32 adds signed integers, whose overflow is undefined
+  const __m256i y = _mm256_add_epi32(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1));
+  __m128i z = _mm_add_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1));
+  z = _mm_add_epi32(z, _mm_shuffle_epi32(z, 0x4e));
+  return static_cast<uint32_t>(_mm_cvtsi128_si32(_mm_add_epi32(z, _mm_shuffle_epi32(z, 0xb1))));
+}
 
 // Write the lanes of m side by side; up to 16 lanes behind them may be overwritten. (A compressing store is slow on
 // Zen 4.)

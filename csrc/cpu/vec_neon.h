@@ -29,7 +29,9 @@ static inline F larger(F a, F b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }  /
 static inline F smaller(F a, F b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
 static inline F nearest(F x) { return vrndnq_f32(x); }
 static inline I truncate(F x) { return vcvtq_s32_f32(x); }
-static inline I add(I a, I b) { return vaddq_s32(a, b); }
+static inline I add(I a, I b) {  // wraps around: gcc's vaddq_s32 is a signed addition, whose overflow is undefined
+  return vreinterpretq_s32_u32(vaddq_u32(vreinterpretq_u32_s32(a), vreinterpretq_u32_s32(b)));
+}
 static inline F scale(F p, F r) {  // p * 2^r for r in [-126, 127], a NaN stays one
   return p * vreinterpretq_f32_s32(vshlq_n_s32(vcvtq_s32_f32(r + set(127.0f)), 23));
 }
@@ -56,7 +58,7 @@ static inline I only(Mask m, I x) { return vreinterpretq_s32_u32(vandq_u32(m, vr
 
 static inline float max_of(F x) { return vmaxvq_f32(x); }
 static inline float sum_of(F x) { return vaddvq_f32(x); }
-static inline uint32_t sum_of(I x) { return static_cast<uint32_t>(vaddvq_s32(x)); }
+static inline uint32_t sum_of(I x) { return vaddvq_u32(vreinterpretq_u32_s32(x)); }
 
 // Write the lanes of m side by side.
 static inline int pack(float* p, Mask m, F x) {

@@ -1,8 +1,10 @@
-// Draws the vectors that it reads from standard input on the CPU backend it was compiled with, without Python.
+// Draws the vectors that it reads from standard input on the CPU backend it was compiled with, without Python: with the
+// instruction set that its argument names, or the best.
 //
 // In: for every vector V, n (int64); temperature, top_p, min_p (float); top_k (int32); V logits (float); n seeds, n
 // streams, n positions (int64). Out: n tokens, then n kept counts (int64), for every vector.
 #include <cstdio>
+#include <cstring>
 #include <vector>
 
 #include "../../csrc/cpu/dispatch.h"
@@ -14,8 +16,11 @@ static std::vector<T> read(size_t n) {
   return values;
 }
 
-int main() {
+int main(int argc, char** argv) {
   using namespace fastsample;
+  for (const Worker* const* w = workers(); argc > 1 && *w; ++w) {
+    if (!strcmp(argv[1], (*w)->name)) use(*w);
+  }
   fprintf(stderr, "%s", worker()->name);
   while (true) {
     const auto sizes = read<int64_t>(2);
