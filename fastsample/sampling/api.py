@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .compile import traced
-from .contract import Case, IntParameter, Parameter, Stats, empty_stats, raise_for_invalid
+from .contract import Case, IntParameter, Parameter, Stats, check_memory, empty_stats, has_memory, raise_for_invalid
 from .dispatch import backend_for, run
 
 
@@ -83,9 +83,11 @@ def sample(
     case = Case.of(logits, temperature, top_k, top_p, min_p, seed, stream, position, indices)
     if out is not None:
         _check_out(out, case)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not has_memory(logits):
         return traced(case, return_stats, out, backend)
     tokens = torch.empty(case.rows, dtype=torch.int64, device=logits.device) if out is None else out
+    if type(tokens) is not Tensor:  # made in a mode of torch that fakes tensors
+        return traced(case, return_stats, out, backend)
     stats = empty_stats(case) if return_stats else None
     run(case, tokens, stats, backend)
     return tokens if stats is None else (tokens, stats)
@@ -139,6 +141,7 @@ def distribution(
     raises:  as `sample`
     """
     case = Case.of(logits, temperature, top_k, top_p, min_p, 0, None, 0, indices)
+    check_memory("logits", case.logits)
     case.check_values()
     module = backend_for(case, backend, "distribution")
     dense = torch.empty(case.rows, logits.shape[1], dtype=torch.float32, device=logits.device)
@@ -161,3 +164,7 @@ def _check_out(out: Tensor, case: Case) -> None:
             f"out must be a contiguous [{case.rows}] tensor on {case.logits.device}, "
             f"got shape {tuple(out.shape)}, stride {out.stride()} on {out.device}"
         )
+    if has_memory(case.logits):
+        check_memory("out", out)
+    if out.is_neg():
+        raise ValueError("out must be a tensor that is written as it is read, got a negated view; pass its base")

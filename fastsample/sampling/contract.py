@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -82,6 +83,7 @@ class Case(NamedTuple):
         """Check everything that needs no look at a tensor's values; raise ValueError or TypeError."""
         if not isinstance(logits, Tensor):
             raise TypeError(f"logits must be a torch.Tensor, got {type(logits).__name__}")
+        logits = _dense("logits", logits)
         if logits.dtype not in LOGIT_DTYPES:
             raise TypeError(f"logits must be float32, float16 or bfloat16, got {logits.dtype}; convert them first")
         if logits.dim() != 2:
@@ -135,10 +137,9 @@ class Case(NamedTuple):
         value = getattr(self, name)
         if isinstance(value, Tensor):
             return value
-        device = self.logits.device
         if value is None:  # only `stream` and `indices`: the row's own number
-            return torch.arange(self.rows, dtype=torch.int64, device=device)
-        return torch.full((self.rows,), value, dtype=DTYPES[name], device=device)
+            return torch.arange(self.rows, dtype=torch.int64, device=self.logits.device)
+        return self.logits.new_full((self.rows,), value, dtype=DTYPES[name])  # as fake as they are
 
 
 def empty_stats(case: Case) -> Stats:
@@ -217,14 +218,16 @@ def _scalar(name: str, value: Any, dtype: torch.dtype) -> Scalar:
 
 
 def _real(name: str, value: Any) -> float:
-    try:
-        value = float(value)
-    except OverflowError:
-        raise ValueError(f"{name} must fit in a float32, got {_shown(value)}; pass a smaller number") from None
+    if type(value) is not float:
+        try:
+            value = float(value)
+        except OverflowError:
+            raise ValueError(f"{name} must fit in a float32, got {_shown(value)}; pass a smaller number") from None
     # Traced, a float stands for any: its column is made float32 in the graph, and looked at when the graph runs.
     return value if torch.compiler.is_compiling() else as_float32(value)
 
 
+@lru_cache(1024)  # a call's parameters are those of the call before
 def as_float32(value: float) -> float:
     """The nearest float32, ties to even; by float64 arithmetic, as the process may flush float32's denormals."""
     if abs(value) < 2.0**128:
@@ -235,6 +238,8 @@ def as_float32(value: float) -> float:
 
 
 def _whole(name: str, value: Any) -> int:
+    if type(value) is int:
+        return value
     is_finite = isinstance(value, numbers.Rational) or math.isfinite(value)
     if not is_finite or value != int(value):
         raise TypeError(f"{name} must be a whole number, got {_shown(value)}")
@@ -245,6 +250,30 @@ def _shown(value: Any) -> str:  # Python refuses to print an integer of thousand
     return f"an integer of {value.bit_length()} bits" if type(value) is int and abs(value) >> 128 else str(value)
 
 
+def has_memory(tensor: Tensor) -> bool:
+    """Whether its address can be read from: not on the meta device, nor of a subclass that hands operators on."""
+    is_own = type(tensor) is Tensor or type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
+    return is_own and not tensor.is_meta
+
+
+def check_memory(name: str, tensor: Tensor) -> None:
+    if not has_memory(tensor):
+        got = "one on meta" if tensor.is_meta else type(tensor).__name__
+        raise TypeError(f"{name} must be a tensor with memory of its own, got {got}; unwrap it first")
+
+
+def _dense(name: str, tensor: Tensor) -> Tensor:
+    """With all that it means in its memory: a negated view notes its sign elsewhere, a zero tensor has no memory."""
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        got = "a nested tensor; pad it" if tensor.is_nested else f"layout {tensor.layout}; call .to_dense()"
+        raise TypeError(f"{name} must be dense, got {got} first")
+    if torch.compiler.is_compiling() or (type(tensor) is not Tensor and not has_memory(tensor)):
+        return tensor
+    if tensor._is_zerotensor():
+        return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+    return tensor.resolve_neg() if tensor.is_neg() else tensor
+
+
 def _tensor(name: str, value: Any, rows: int | None, dtype: torch.dtype, logits: Tensor) -> Tensor:
     if not isinstance(value, Tensor):
         try:
@@ -253,6 +282,9 @@ def _tensor(name: str, value: Any, rows: int | None, dtype: torch.dtype, logits:
             if "too large" in str(error) or "Overflow" in str(error):
                 raise ValueError(f"{name} must hold numbers that fit in 64 bits (signed), got a larger one") from None
             raise TypeError(f"{name} must be a number or a [B] tensor, got {type(value).__name__}") from None
+    value = _dense(name, value)
+    if type(value) is not Tensor and not torch.compiler.is_compiling() and has_memory(logits):
+        check_memory(name, value)
     if value.device != logits.device:
         raise ValueError(
             f"{name} must be on the device of the logits, {logits.device}, got {value.device}; move it there first"

@@ -11,9 +11,9 @@ LIMITED = """
 import resource, sys
 import torch
 import fastsample
-from fastsample import _cpu
-from fastsample.backends.arguments import addresses, arguments
-from fastsample.contract import Case
+from fastsample.sampling.backends import _cpu
+from fastsample.sampling.backends.arguments import addresses, arguments
+from fastsample.sampling.contract import Case
 
 
 def limit(more):

@@ -9,9 +9,8 @@ import torch
 import fastsample
 from fastsample.sampling.backends.triton import launch as backend
 from fastsample.sampling.contract import DTYPES, Case
-from fastsample.sampling.reference import filtered
 from fastsample.sampling.dispatch import load_backend
-
+from fastsample.sampling.reference import filtered
 from sampling.cases import ROWS, assert_same, row, run, vectors
 from sampling.test_equality import PARAMETERS
 

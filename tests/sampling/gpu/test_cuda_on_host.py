@@ -5,10 +5,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from sampling.cases import row, vectors
 
 from fastsample.sampling.contract import DTYPES, Case
 from fastsample.sampling.dispatch import load_backend
+from sampling.cases import row, vectors
 
 from . import draws, on_host
 
