@@ -257,6 +257,7 @@ def has_memory(tensor: Tensor) -> bool:
 
 
 def check_memory(name: str, tensor: Tensor) -> None:
+    """Raise TypeError for a tensor whose address says nothing: on meta, or a subclass that holds others."""
     if not has_memory(tensor):
         got = "one on meta" if tensor.is_meta else type(tensor).__name__
         raise TypeError(f"{name} must be a tensor with memory of its own, got {got}; unwrap it first")

@@ -34,8 +34,10 @@ def instruction_set() -> str | None:
 
 
 def sample(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None) -> int:
+    """Fill tokens [B] int64 and, if asked for, the tensors of `Stats`; returns how many rows are invalid."""
     return _cpu.sample(arguments(case), tokens.data_ptr(), addresses(stats), torch.get_num_threads())
 
 
 def distribution(case: Case, probabilities: Tensor) -> int:
+    """Fill probabilities [B, V] float32; returns how many rows are invalid."""
     return _cpu.distribution(arguments(case), probabilities.data_ptr(), torch.get_num_threads())
