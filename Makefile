@@ -10,6 +10,7 @@ QUESTION ?= A farmer has 12 cows and buys 8 more. How many cows does he have in 
 # The embedded model is small: it is right more often when it is cool and asked for a number.
 DEMO := --temperatures 0,0.3,0.6,0.9 --top-p 0.9 --max-new-tokens 100 --prompt-template "{question} Answer with one number."
 PYTEST_ARGS ?=
+COMPAT_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
@@ -17,7 +18,7 @@ INSTALL := $(PIP) install $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench wheel clean lock check-lock cost proof gpu
+.PHONY: help demo test lint format bench wheel clean lock check-lock compat cost proof gpu
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,6 +94,9 @@ lock: $(VENV)/.uv ## Take the newest version of everything but torch into constr
 
 check-lock: $(VENV)/.lint ## Is what is installed at the versions of constraints.txt?
 	$(BIN)/python tools/lock.py --check
+
+compat: $(VENV)/.test ## Run what meets transformers on a list of its releases: COMPAT_ARGS="--only 5.0.0,newest" on these
+	$(BIN)/python tools/compat.py $(COMPAT_ARGS)
 
 $(VENV)/.uv: $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
