@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+LOWEST ?= .venv-min
 # Installed before everything else: asked for as somebody's dependency, pip may take a CUDA build of several gigabytes.
 TORCH ?= torch==2.13.0
 # The versions that the tests passed with. `make demo CONSTRAINTS= VENV=.venv-new` takes the newest of everything else.
@@ -18,7 +19,7 @@ INSTALL := $(PIP) install $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench wheel clean lock check-lock compat cost proof gpu
+.PHONY: help demo test lint format bench wheel clean lock check-lock compat compat-min cost proof gpu
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -98,10 +99,18 @@ check-lock: $(VENV)/.lint ## Is what is installed at the versions of constraints
 compat: $(VENV)/.test ## Run what meets transformers on a list of its releases: COMPAT_ARGS="--only 5.0.0,newest" on these
 	$(BIN)/python tools/compat.py $(COMPAT_ARGS)
 
+compat-min: $(LOWEST)/.lowest ## Run the fast tests with the oldest version of everything that pyproject.toml allows
+	$(MAKE) VENV=$(LOWEST) CONSTRAINTS=$(LOWEST)/.lowest TORCH=torch $(LOWEST)/.test $(LOWEST)/.bench
+	$(LOWEST)/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
 $(VENV)/.uv: $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) uv
 	touch $@
+
+$(LOWEST)/.lowest: pyproject.toml tools/lowest.py tools/requirements.py
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python tools/lowest.py > $@
 
 # --- The GPU kernels ---------------------------------------------------------------------------------------------------
 
