@@ -53,7 +53,7 @@ wheel: $(VENV)/.torch ## Build the sdist and the wheel into dist/
 
 clean: ## Remove what was built, but not $(VENV)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis $(VENV)/.build
-	rm -f fastsample/*.so
+	rm -f fastsample/sampling/backends/*.so
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 # A stamp a step, so that what is installed is not installed again.

@@ -14,6 +14,14 @@ using namespace fastsample;
 
 namespace {
 
+#ifdef __clang__
+const char* const COMPILER = "clang " __clang_version__;
+#elif defined(__GNUC__)
+const char* const COMPILER = "gcc " __VERSION__;
+#else
+const char* const COMPILER = "unknown";
+#endif
+
 int64_t sample(const py::tuple& arguments, uintptr_t tokens, const py::tuple& stats, int threads) {
   Call call = read_call(arguments);
   call.tokens = reinterpret_cast<int64_t*>(tokens);
@@ -55,6 +63,7 @@ PYBIND11_MODULE(_cpu, m) {
   name_arguments(m);
   m.def("sample", &sample);
   m.def("distribution", &distribution);
+  m.attr("compiler") = COMPILER;
   m.def("instruction_set", [] { return std::string(worker()->name); });
   m.def("instruction_sets", &instruction_sets, "Those that this processor can run, best first.");
   m.def("use_instruction_set", &use_instruction_set, "For tests: every instruction set draws the same tokens.");

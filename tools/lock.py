@@ -17,10 +17,13 @@ from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
-from requirements import ROOT, build_requirements, canonical, lowest_python
+from requirements import ROOT, build_requirements, canonical, lowest_python, requirement
 
 LOCK = ROOT / "constraints.txt"
 HEADER = "# Made by `make lock`. pip installs nothing because of a line here: it only takes these versions.\n"
+TESTED = ROOT / "fastsample/tested.py"
+TESTED_HEADER = '"""The releases that the tests passed with, oldest and newest. Made by `make lock`."""\n\n'
+TOLD = ("torch", "transformers", "triton", "numpy")  # what `fastsample info` compares
 # The extras that the Makefile installs; each brings those that it builds on.
 EXTRAS = ("test", "lint", "bench")
 # What the Makefile installs and no extra of the package names.
@@ -96,6 +99,18 @@ def installed() -> list[tuple[str, str]]:
     return [one for one in all_of_it if one[0] not in ("fastsample", "pip") and not one[0].startswith(OF_CUDA)]
 
 
+def tested_ranges() -> dict[str, tuple[str, str]]:
+    """Package -> (its lower bound in pyproject.toml, its newest version in the lock), of those that `info` tells of."""
+    newest = {name_of(line): line.split("==")[1].split(" ;")[0] for line in locked()}
+    return {name: (requirement(name).split(">=")[1].split(";")[0].strip(), newest[name]) for name in TOLD}
+
+
+def write_tested() -> None:
+    """Writes fastsample/tested.py, so that an installation knows what it was tested with."""
+    lines = [f'    "{name}": ("{oldest}", "{newest}"),' for name, (oldest, newest) in tested_ranges().items()]
+    TESTED.write_text(TESTED_HEADER + "TESTED = {\n" + "\n".join(lines) + "\n}\n")
+
+
 def main() -> int:
     """Refreshes the lock and prints what changed, or checks this environment against it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -111,6 +126,7 @@ def main() -> int:
         return bool(found)
     after = resolved(options.torch)
     LOCK.write_text(HEADER + "\n".join(after) + "\n")
+    write_tested()
     print("\n".join(changes(before, after)) or "nothing changed")
     return 0
 

@@ -59,7 +59,7 @@ def skeleton(name: str | None = None, *, dtype: Any = None, progress: Say | None
 
 def locate(name: str | None, dtype: Any = None, progress: Say = lambda line: None, *, weights: bool = True) -> Path:
     """The folder that transformers can read; fetches from the hub or unpacks a .gguf file where that is needed."""
-    if name is None:
+    if name is None or name == EMBEDDED_NAME:
         return unpacked(embedded_gguf(), dtype, progress)
     path = Path(name).expanduser()
     if path.is_dir():

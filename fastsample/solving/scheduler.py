@@ -10,7 +10,7 @@ from ..answers.equivalence import canonical
 from ..answers.extractors import Extractor
 from ..engines.base import Engine, Sample
 from ..scoring.base import Candidate, Scorer, scores_of
-from ..strategies.base import Strategy
+from ..strategies.base import MakeStrategy, Strategy
 from ..strategies.prompts import prompt_for
 from ..strategies.question import Question, Settings
 from ..strategies.records import Result, Written
@@ -43,6 +43,7 @@ class Scheduler:
         *,
         on_event: OnEvent | None = None,
         scorer: Scorer | None = None,
+        strategy: MakeStrategy = SelfConsistency,
         is_strict: bool = False,
     ) -> None:
         self.engine = engine
@@ -51,6 +52,7 @@ class Scheduler:
         self.extract = reader_of(extract)
         self.on_event = on_event
         self.scorer = scorer
+        self.strategy = strategy
         self.is_strict = is_strict
         self.open: dict[int, Strategy] = {}
         self.serial = 0
@@ -85,7 +87,7 @@ class Scheduler:
         self.serial += 1
         try:
             prompt = prompt_for(self.tokenizer, question, self.settings)
-            strategy: Strategy = SelfConsistency(question, prompt, self.settings, self.extract, self.serial)
+            strategy = self.strategy(question, prompt, self.settings, self.extract, self.serial)
             self.open[self.serial] = strategy
             self._tell(Event("question", strategy))
             strategy.judge()

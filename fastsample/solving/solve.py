@@ -13,6 +13,7 @@ from ..answers.extractors import Extractor, extractor_of
 from ..engines.base import Engine
 from ..scoring.base import Scorer
 from ..scoring.verifiers import scorer_of
+from ..strategies.base import MakeStrategy
 from ..strategies.prompts import prompt_for
 from ..strategies.question import FULL_VOTE, Question, Settings
 from ..strategies.records import Result, Written
@@ -105,12 +106,14 @@ def solve_many(
     prepack: bool = False,
     on_event: OnEvent | None = None,
     scorer: Scorer | str | None = None,
+    strategy: MakeStrategy = SelfConsistency,
     is_strict: bool = False,
     engine: Engine | None = None,
 ) -> Iterator[Result]:
     """Answer many questions in one running batch; yields each result as soon as its vote is over, so out of order.
 
     questions: read only as fast as slots fall free; nothing of a question is kept once its result was yielded
+    strategy:  makes what grows the samples of a question and elects its answer; see docs/adding_a_strategy.md
     is_strict: raise what goes wrong with a question, instead of yielding a result of status "error"
     engine:    what writes the samples; None makes a `LocalEngine` of the model, with `slots` and `prepack`
     """
@@ -128,6 +131,7 @@ def solve_many(
         extractor_of(extractor),
         on_event=on_event,
         scorer=None if scorer is None else scorer_of(scorer),
+        strategy=strategy,
         is_strict=is_strict,
     )
     if local is not None and on_event is not None:

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from ..engines.base import Request, Sample
 from ..voting.ballots import Verdict
-from .question import Question
+from .question import Question, Settings
 from .records import Result, Written
+
+
+class MakeStrategy(Protocol):
+    """What makes a strategy for a question; `SelfConsistency` is one."""
+
+    def __call__(
+        self,
+        question: Question,
+        prompt: tuple[int, ...],
+        settings: Settings,
+        extract: Callable[[str], str | None],
+        serial: int,
+    ) -> Strategy:
+        """extract: text -> answer in canonical form, or None; serial: the scheduler's number for the question."""
+        ...
 
 
 class Strategy(Protocol):

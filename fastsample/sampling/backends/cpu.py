@@ -33,6 +33,11 @@ def instruction_set() -> str | None:
     return None if _cpu is None else _cpu.instruction_set()
 
 
+def compiler() -> str | None:
+    """The compiler that the extension was built with, such as gcc 12.2.0."""
+    return None if _cpu is None else _cpu.compiler
+
+
 def sample(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None) -> int:
     """Fill tokens [B] int64 and, if asked for, the tensors of `Stats`; returns how many rows are invalid."""
     return _cpu.sample(arguments(case), tokens.data_ptr(), addresses(stats), torch.get_num_threads())
