@@ -42,6 +42,7 @@ def plan(
         import torch
 
         from ..engines.local.memory import available_bytes, memory_plan
+        from ..engines.local.selection import unshareable
         from ..models.loading import skeleton
         from ..torch_ops.onednn import packed_bytes
 
@@ -54,6 +55,7 @@ def plan(
             except (RuntimeError, AssertionError) as error:  # torch's ways to say that there is no such device
                 raise ValueError(f"device must be one that torch can use, got {device!r}; or name --memory") from error
         parameters = list(bones.parameters())
+        reason = unshareable(bones)
         found = memory_plan(
             bones.config,
             prompt_tokens=prompt_tokens,
@@ -65,9 +67,13 @@ def plan(
             budget=budget,
         )
     name = {"model": bones.name_or_path, "dtype": str(parameters[0].dtype).removeprefix("torch.")}
+    if reason is not None:
+        reason = f"this model cannot share a prefix, so that the column repeated is the one that counts: {reason}"
+        console.print(reason, style="yellow", markup=False, soft_wrap=True)
     if as_json:
         totals = {"shared_total": found.shared_total, "repeated_total": found.repeated_total}
-        print(json.dumps(name | asdict(found) | totals), flush=True)
+        served = {"engine": "shared-prefix" if reason is None else "expanded-cache", "engine_reason": reason}
+        print(json.dumps(name | served | asdict(found) | totals), flush=True)
         return
     console.print(
         f"{name['model']}, {name['dtype']}: {samples:,} samples of up to {max_new_tokens:,} tokens "

@@ -87,12 +87,20 @@ def objection(model: Any, kind: type) -> str | None:
     """Why a runner cannot serve the model, or None. The first call takes a few forward passes over a few tokens."""
     known = _objections.setdefault(model, {})
     if kind not in known:
-        known[kind] = (_unshareable(model) if kind is SharedPrefixRunner else None) or _disagreement(model, kind)
+        known[kind] = (unshareable(model) if kind is SharedPrefixRunner else None) or _disagreement(model, kind)
     return known[kind]
 
 
-def _unshareable(model: Any) -> str | None:
+def unshareable(model: Any) -> str | None:
+    """What can be seen, without running the model, that keeps it from sharing a prefix; None where nothing can.
+
+    The model may lie on the meta device.
+    """
     name = type(model).__name__
+    try:
+        compat.Signature.of(model)
+    except compat.UnknownModelError as error:
+        return str(error)
     if "chunked_attention" in compat.attention_kinds(model.config.get_text_config(decoder=True)):
         return f"{name} attends in chunks, and a chunk's border may lie inside the prefix"
     try:
@@ -131,7 +139,7 @@ def _disagreement(model: Any, kind: Any) -> str | None:
         want = [_whole(alone, text) for text in texts]
     except torch.cuda.OutOfMemoryError:
         raise
-    except SharingError as error:
+    except (SharingError, compat.UnknownModelError) as error:
         return str(error)
     except Exception as error:
         if kind is SharedPrefixRunner and (runner is None or runner.cache is None or not runner.cache.has_been_asked):
