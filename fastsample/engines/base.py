@@ -13,7 +13,7 @@ from ..token_stats import MeanStats, TokenStats
 class Request:
     """One sample to be written.
 
-    prompt:           token ids, at least one; requests with equal prompts share one prefix
+    prompt:           token ids, at least one; a list or a tensor becomes a tuple; equal prompts share one prefix
     temperature ... min_p: as in `fastsample.sample`
     seed, stream:     name the experiment and the sample; with (model, prompt, temperature, filters) they fix the text
     max_new_tokens:   the sample ends with finish "length" there, or where the model's context ends
@@ -38,6 +38,20 @@ class Request:
     logits_processor: Callable[[Any, Any], Any] | None = None
     key: Hashable = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.prompt, tuple):
+            object.__setattr__(self, "prompt", _ids(self.prompt))
+
+
+def _ids(prompt: Any) -> tuple[int, ...]:
+    """Token ids as a tuple; raises TypeError for what is none."""
+    listed = prompt.tolist() if hasattr(prompt, "tolist") else prompt
+    if isinstance(listed, str | bytes) or not isinstance(listed, Sequence):
+        raise TypeError(f"prompt must be token ids, got {type(prompt).__name__}; call the tokenizer on a text first")
+    if len(listed) == 1 and isinstance(listed[0], Sequence) and not isinstance(listed[0], str | bytes):
+        listed = listed[0]  # what a tokenizer returns for a batch of one
+    return tuple(listed)
+
 
 @dataclass(eq=False)
 class Sample:
@@ -45,8 +59,9 @@ class Sample:
 
     tokens: token ids, the EOS that ended it included
     text:   the decoded text; without EOS and without the stop string that ended it
-    finish: None while it is written, then "eos", "stop", "length" or "cancelled"
+    finish: None while it is written, then "eos", "stop", "length", "cancelled" or "failed"
     stats:  of each token
+    error:  why it failed, in one sentence; the samples beside it go on
     """
 
     request: Request
@@ -54,6 +69,7 @@ class Sample:
     text: str = ""
     finish: str | None = None
     stats: list[TokenStats] = field(default_factory=list)
+    error: str | None = None
 
     @property
     def logprobs(self) -> list[float]:

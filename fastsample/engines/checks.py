@@ -10,11 +10,22 @@ from ..sampling.contract import Case
 from .base import Request
 
 
-def check_request(request: Request, context: int, tokenizer: Any) -> None:
-    """Raise ValueError or TypeError for a request that cannot be served."""
+def check_request(request: Request, context: int, tokenizer: Any, vocabulary: int | None = None) -> None:
+    """Raise ValueError or TypeError for a request that cannot be served.
+
+    context: tokens that the model's positions reach; vocabulary: token ids that the model can read, None = not known
+    """
     prompt = request.prompt
     if len(prompt) == 0:
         raise ValueError("prompt must have at least one token, got none; begin with the tokenizer's BOS")
+    for place, token in enumerate(prompt):
+        if type(token) is not int:
+            raise TypeError(f"prompt must hold whole numbers, got {token!r} at place {place}; call the tokenizer first")
+        if token < 0 or (vocabulary is not None and token >= vocabulary):
+            raise ValueError(
+                f"prompt must hold token ids in [0, {vocabulary or 'the vocabulary'}), got {token} at place {place}; "
+                "use the model's own tokenizer"
+            )
     if len(prompt) >= context:
         raise ValueError(
             f"prompt must leave room in the model's context of {context} tokens, got {len(prompt)}; shorten it"

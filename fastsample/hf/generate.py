@@ -131,6 +131,9 @@ def _write(engine: LocalEngine, samples: list[Sample], input_ids: Tensor, criter
     judged = [0] * len(samples)
     while not engine.is_idle:
         finished = engine.step()
+        for s in finished:
+            if s.finish == "failed":
+                raise ValueError(f"row {s.request.key} cannot go on: {s.error}")
         if not criteria:
             continue
         for s in [*finished, *engine.running]:

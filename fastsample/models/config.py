@@ -43,6 +43,12 @@ def vocabulary(model: Any) -> int:
     return int(model.get_input_embeddings().weight.shape[0])
 
 
+def weights_version(model: Any) -> tuple[tuple[int, int], ...]:
+    """Changes whenever a parameter was replaced or written to in place, as an optimizer does; writes through `.data`
+    and into weights that were loaded in inference mode are not counted by torch."""
+    return tuple((id(p), 0 if p.is_inference() else p._version) for p in model.parameters())
+
+
 def eos_of(model: Any, tokenizer: Any) -> frozenset[int]:
     """The token ids that end a text: the generation config's, else the config's, else the tokenizer's."""
     for owner in (getattr(model, "generation_config", None), model.config, tokenizer):

@@ -129,6 +129,9 @@ class Scheduler:
         for serial, samples in finished.items():
             strategy = self.open[serial]
             try:
+                for s in samples:
+                    if s.finish == "failed":
+                        raise ValueError(s.error)
                 news[serial] = [strategy.read(s) for s in samples]
             except Exception as error:
                 yield self._fail(serial, strategy.question, error)

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, LlamaModel, LogitsPr
 
 from fastsample.engines.base import Request
 from fastsample.engines.local.engine import LocalEngine
+from fastsample.engines.local.runners import ExpandedCacheRunner
 
 
 @pytest.fixture(scope="module")
@@ -85,22 +86,122 @@ class Poison(LogitsProcessor):
         return scores * float("nan") if input_ids.shape[1] >= self.at else scores
 
 
+class Broken(LogitsProcessor):
+    """Raises once the text has reached a length."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def __call__(self, input_ids, scores):
+        if input_ids.shape[1] >= self.at:
+            raise KeyError("no such thing")
+        return scores
+
+
 @pytest.mark.parametrize("at", [2, 6])
-def test_a_row_without_a_valid_logit(model, at):
-    """The error names it, no token of the step is kept, and without that sample the others go on as if alone."""
+@pytest.mark.parametrize(
+    ("kind", "sentence"), [(Poison, "the row holds a NaN"), (Broken, "a logits processor failed: KeyError")]
+)
+def test_a_sample_that_cannot_go_on_fails_alone(model, at, kind, sentence):
+    """It ends as failed with its reason and what it has, and the others go on as if alone."""
     generator = LocalEngine(model, None)
     good = [Request((5, 6), stream=i, max_new_tokens=9) for i in range(3)]
-    poisoned = Request((5, 6), stream=3, max_new_tokens=9, logits_processor=LogitsProcessorList([Poison(at)]))
-    samples = generator.submit([*good[:2], poisoned, good[2]])
-    with pytest.raises(ValueError, match="holds a NaN"):
-        generator.run()
-    assert len({len(s.tokens) for s in samples if s.finish is None}) == 1
-    with pytest.raises(ValueError, match="holds a NaN"):
-        generator.step()
-    generator.cancel([samples[2]])
-    generator.run()
+    bad = Request((5, 6), stream=3, max_new_tokens=9, logits_processor=LogitsProcessorList([kind(at)]))
+    samples = generator.submit([*good[:2], bad, good[2]])
+    finished = generator.run()
+    assert sorted(map(id, finished)) == sorted(map(id, samples))
+    assert samples[2].finish == "failed"
+    assert sentence in samples[2].error
+    assert len(samples[2].tokens) == len(samples[2].stats) == at - 2
     for s in (samples[0], samples[1], samples[3]):
+        assert s.error is None
         assert s.tokens == write(model, s.request)
+
+
+def test_a_model_of_nan_fails_every_sample():
+    """Weights that are NaN: every sample fails with the reason, and the engine is idle."""
+    broken = tiny("llama")
+    engine = LocalEngine(broken, None)
+    with torch.no_grad():
+        broken.lm_head.weight.fill_(torch.nan)
+    samples = engine.submit([Request((5, 6), stream=i) for i in range(3)])
+    engine.run()
+    assert {s.finish for s in samples} == {"failed"}
+    assert engine.is_idle
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("text", "prompt must be token ids, got str; call the tokenizer"),
+        (7, "prompt must be token ids, got int"),
+        (["a"], "prompt must hold whole numbers, got 'a' at place 0"),
+        ((1, 2.5), "got 2.5 at place 1"),
+        ((1, True), "got True at place 1"),
+        ((1, 101), r"token ids in \[0, 101\), got 101 at place 1"),
+        ((-1,), "got -1 at place 0"),
+    ],
+)
+def test_a_prompt_that_is_none_is_refused_and_nothing_is_left_behind(model, prompt, message):
+    """It would otherwise fail in every step from then on, and block all others."""
+    generator = LocalEngine(model, None)
+    with pytest.raises((ValueError, TypeError), match=message):
+        generator.submit([Request((1, 2)), Request(prompt)])
+    assert generator.is_idle
+
+
+def test_a_prompt_is_what_a_tokenizer_returns(model):
+    """Lists, tensors and batches of one mean the same as a tuple."""
+    generator = LocalEngine(model, None)
+    prompts = ((5, 6), [5, 6], torch.tensor([5, 6]), torch.tensor([[5, 6]]), [[5, 6]])
+    samples = generator.submit([Request(p, max_new_tokens=5) for p in prompts])
+    generator.run()
+    assert {s.request.prompt for s in samples} == {(5, 6)}
+    assert len({tuple(s.tokens) for s in samples}) == 1
+
+
+def test_samples_that_ended_are_told_of_after_a_step_that_failed(model, monkeypatch):
+    """A sample whose first token ends it, in a step whose forward pass fails, is returned by the next step."""
+    generator = LocalEngine(model, None)
+    short, long = generator.submit([Request((5, 6), max_new_tokens=1), Request((5, 6), max_new_tokens=4, eos=())])
+
+    def fail(*_):
+        raise RuntimeError("shapes do not match")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(generator.runner, "step", fail)
+        with pytest.raises(RuntimeError, match="shapes do not match"):
+            generator.step()
+    assert generator.run() == [short, long]
+
+
+def test_weights_that_change_are_seen(model):
+    """An optimizer's step between two runs: the stored prompt is read again, packed weights are packed again."""
+    trained = tiny("llama")
+    for prepack in (False, True):
+        engine = LocalEngine(trained, None, prepack=prepack)
+        request = Request((5, 6, 7), temperature=0.0, max_new_tokens=8, eos=())
+        for _ in range(2):
+            (s,) = engine.submit([request])
+            engine.run()
+            assert s.tokens == write(trained, request, eos=())
+            with torch.no_grad():
+                for p in trained.parameters():
+                    p.add_(torch.randn_like(p) * 0.3)
+
+
+def test_a_copied_cache_is_not_stepped_again_after_a_failed_step():
+    """Half of its layers may have been written: the samples would differ in silence, so the runner refuses."""
+    bloom = tiny("bloom")
+    runner = ExpandedCacheRunner(bloom)
+    runner.add(runner.prefill([5, 6, 7]), 2)
+    runner.step(torch.tensor([4, 5]))
+    hook = bloom.lm_head.register_forward_hook(lambda *_: (_ for _ in ()).throw(MemoryError("no memory")))
+    with pytest.raises(MemoryError):
+        runner.step(torch.tensor([4, 5]))
+    hook.remove()
+    with pytest.raises(RuntimeError, match=r"half written; make a new engine"):
+        runner.step(torch.tensor([4, 5]))
 
 
 @pytest.mark.parametrize("where", ["prefill", "add", "step"])

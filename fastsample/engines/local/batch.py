@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...models.forward import Prefix
+from ...sampling.contract import STATUS, row_status
 from ...token_stats import TokenStats
 from ..base import Sample
 from .detokenizer import Detokenizer
@@ -33,6 +34,7 @@ class Row:
     detokenizer: Detokenizer
     eos: frozenset[int]
     limit: int
+    failure: str | None = None  # why no token can be drawn for it any more
 
 
 def first_logits(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
@@ -68,6 +70,38 @@ def edit(scores: Tensor, row: Row) -> Tensor:
     if len(tokens) < request.min_new_tokens and row.eos:
         scores = scores.index_fill(0, torch.tensor(sorted(row.eos), device=scores.device), -torch.inf)
     return scores
+
+
+def edit_all(rows: Sequence[Row], logits: Tensor, indices: Tensor | None) -> tuple[Tensor, dict[int, RawRow]]:
+    """The rows' logits [B, V] as their requests edit them, and what the edited ones were before, by row.
+
+    logits: [N, V], of which row b reads logits[b] or logits[indices[b]]; a copy is edited. A row whose own processor
+    raises is marked as failed.
+    """
+    # A copy of our own, and a plain tensor: what inference mode made cannot be written to outside of it.
+    logits, raw = logits.clone() if indices is None else logits[indices].clone(), {}
+    for b, row in enumerate(rows):
+        if is_edited(row.sample):
+            raw[b] = RawRow.of(logits[b])
+            try:
+                logits[b] = edit(logits[b], row)
+            except Exception as error:  # of somebody else's processor: it ends its own sample, not the batch
+                row.failure = f"a logits processor failed: {type(error).__name__}: {error}"
+    return logits, raw
+
+
+def mark_invalid(rows: Sequence[Row], logits: Tensor, indices: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Mark the rows that nothing can be drawn from as failed; returns logits and indices with zeros in their place."""
+    status = [row_status(line) for line in logits]
+    places = range(len(rows)) if indices is None else indices.tolist()
+    for row, place in zip(rows, places):
+        if status[place]:
+            row.failure = (
+                row.failure or f"the model's logits for it must be finite or -inf, the row {STATUS[status[place]]}"
+            )
+    logits = logits.clone()
+    logits[[i for i, code in enumerate(status) if code]] = 0
+    return logits, indices
 
 
 @dataclass(eq=False)

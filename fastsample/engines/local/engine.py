@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...models.config import check_model, context_length, eos_of
+from ...models.config import check_model, context_length, eos_of, vocabulary, weights_version
 from ...models.forward import Prefix
 from ...sampling.api import sample
 from ...token_stats import TokenStats
 from ...torch_ops.onednn import packed_bytes
 from ..base import Request, Sample, Traits
 from ..checks import check_request
-from .batch import RawRow, Row, columns_of, edit, first_logits, is_edited
+from .batch import RawRow, Row, columns_of, edit_all, first_logits, is_edited, mark_invalid
 from .detokenizer import Detokenizer
 from .memory import is_out_of_memory, memory_plan_of
 from .runners import Runner
@@ -47,7 +47,8 @@ class LocalEngine:
     runner:        what does the forward passes; None = the best that can serve the model (`selection`)
 
     raises: ValueError or TypeError for a model or a request that cannot be served, before anything is started;
-            MemoryError with the plan's numbers where memory does not suffice
+            MemoryError with the plan's numbers where memory does not suffice; RuntimeError where a second thread calls.
+            A sample that cannot go on (its processor raises, its logits hold a NaN) ends as "failed", alone.
     """
 
     def __init__(
@@ -77,11 +78,14 @@ class LocalEngine:
         reason = service_for(model).reason if runner is None else None
         self.traits = Traits(self.runner.name, str(getattr(model, "name_or_path", "")), reason=reason)
         self.context = context_length(model)
+        self.vocabulary = vocabulary(model)
         self.steps = 0
         self.prefill_tokens = 0
         self.waiting: list[Sample] = []
         self._rows: list[Row] = []
         self._prefixes: dict[tuple[int, ...], Prefix] = {}
+        self._weights = weights_version(model)
+        self._finished: list[Sample] = []  # of a step that failed after they had ended: told by the next one
         self._eos = eos_of(model, tokenizer)
         self._logits: Tensor | None = None  # of a forward pass whose draw failed: drawn from again by the next step
         self._columns: dict[str, Any] | None = None  # the sampling parameters of the rows; None after a change
@@ -102,7 +106,7 @@ class LocalEngine:
         with self._one_thread():
             samples = []
             for request in requests:
-                check_request(request, self.context, self.tokenizer)
+                check_request(request, self.context, self.tokenizer, self.vocabulary)
                 samples.append(Sample(request))
             self.waiting += samples
             return samples
@@ -136,7 +140,7 @@ class LocalEngine:
             except BaseException:
                 self._put_back(fresh)
                 raise
-        pieces, finished = self._take_in(fresh)
+        pieces = self._take_in(fresh)
         if self._rows:
             if self._logits is None:
                 last = [row.sample.tokens[-1] for row in self._rows]
@@ -145,8 +149,8 @@ class LocalEngine:
                 self.steps += 1
             self._draw(self._rows, self._logits, None)
             self._logits = None
-            more_pieces, more_finished = self._take_in(self._rows)
-            pieces, finished = pieces + more_pieces, finished + more_finished
+            pieces += self._take_in(self._rows)
+        finished, self._finished = self._finished, []
         if self.on_piece is not None:
             for s, piece in pieces:
                 self.on_piece(s, piece)
@@ -165,6 +169,9 @@ class LocalEngine:
         if not self.waiting or (not self.runner.is_shared and self._rows and free < max(1, self.slots // 4)):
             return []
         admitted = self.waiting[:free]
+        weights = weights_version(self.model)
+        if weights != self._weights:  # a prompt that was read with other weights is read again
+            self._prefixes, self._weights = {}, weights
         wanted = {s.request.prompt for s in self.waiting} | {r.sample.request.prompt for r in self._rows}
         self._prefixes = {p: prefix for p, prefix in self._prefixes.items() if p in wanted}
         for s in admitted:
@@ -235,42 +242,43 @@ class LocalEngine:
 
     def _draw(self, rows: Sequence[Row], logits: Tensor, indices: Tensor | None) -> None:
         """Append a token and its statistics to every row; row b reads logits[b] or logits[indices[b]] of [N, V]."""
-        edited = [b for b, row in enumerate(rows) if is_edited(row.sample)]
         raw: dict[int, RawRow] = {}
-        if edited:
-            # A copy of our own, and a plain tensor: what inference mode made cannot be written to outside of it.
-            logits, indices = logits.clone() if indices is None else logits[indices].clone(), None
-            for b in edited:
-                raw[b] = RawRow.of(logits[b])
-                logits[b] = edit(logits[b], rows[b])
+        if any(is_edited(row.sample) for row in rows):
+            (logits, raw), indices = edit_all(rows, logits, indices), None
         if self._columns is None or len(rows) != len(self._rows):
             columns = columns_of(rows, logits.device)
             if len(rows) == len(self._rows):
                 self._columns = columns
         else:
             columns = self._columns
-        tokens, stats = sample(logits, indices=indices, return_stats=True, **columns)
+        try:
+            tokens, stats = sample(logits, indices=indices, return_stats=True, **columns)
+        except ValueError:  # rows without a valid logit, on a CPU; elsewhere their token is -1
+            logits, indices = mark_invalid(rows, logits, indices)
+            tokens, stats = sample(logits, indices=indices, return_stats=True, **columns)
         columns["position"] += 1
         chosen = tokens.tolist()
         if min(chosen) < 0:
-            raise ValueError(f"the model's logits hold a NaN, +inf or no finite value at row {chosen.index(-1)}")
-        drawn = [
-            TokenStats(*values) for values in zip(*(column.tolist() for column in stats[: len(TokenStats._fields)]))
-        ]
+            mark_invalid(rows, logits, indices)
+        columns_of_stats = (column.tolist() for column in stats[: len(TokenStats._fields)])
+        drawn = [TokenStats(*values) for values in zip(*columns_of_stats)]
         for b, before in raw.items():
             drawn[b] = before.stats_of(chosen[b], drawn[b].logprob)
         for row, token, token_stats in zip(rows, chosen, drawn):
-            row.sample.tokens.append(token)
-            row.sample.stats.append(token_stats)
+            if row.failure is None:
+                row.sample.tokens.append(token)
+                row.sample.stats.append(token_stats)
 
-    def _take_in(self, rows: Sequence[Row]) -> tuple[list[tuple[Sample, str]], list[Sample]]:
-        """Decode the newest token of each row and retire the rows that it finished; returns pieces and samples."""
+    def _take_in(self, rows: Sequence[Row]) -> list[tuple[Sample, str]]:
+        """Decode the newest token of each row and retire the rows that it finished; returns the pieces of text."""
         pieces, finished = [], []
         for row in rows:
             s, written = row.sample, len(row.sample.tokens)
             past_minimum = written >= s.request.min_new_tokens
             piece = ""
-            if past_minimum and s.tokens[-1] in row.eos:
+            if row.failure is not None:
+                s.finish, s.error, piece = "failed", row.failure, row.detokenizer.finish(s.tokens)
+            elif past_minimum and s.tokens[-1] in row.eos:
                 s.finish, piece = "eos", row.detokenizer.finish(s.tokens[:-1])
             else:
                 piece = row.detokenizer.advance(s.tokens, watch=past_minimum)
@@ -284,9 +292,10 @@ class LocalEngine:
                 pieces.append((s, piece))
             if s.finish is not None:
                 finished.append(s)
+        self._finished += finished
         if finished:
             self._retire()
-        return pieces, finished
+        return pieces
 
     def _retire(self) -> None:
         """Drop the rows of finished samples; each hole is filled by the last row, so that few rows are copied."""

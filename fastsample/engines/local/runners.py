@@ -128,6 +128,7 @@ class ExpandedCacheRunner:
     def __init__(self, model: Any, *, prepack: bool = False) -> None:
         self.forward = Forward(model, prepack=prepack)
         self.rows: list[tuple[_Cohort, int]] = []
+        self._broken: str | None = None
 
     @property
     def device(self) -> torch.device:
@@ -149,7 +150,22 @@ class ExpandedCacheRunner:
 
     @torch.inference_mode()
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        """See `Runner`: one forward pass for each group of rows that were added together."""
+        """See `Runner`: one forward pass for each group of rows that were added together.
+
+        raises: RuntimeError after a step that failed: the model's own caches cannot take back what it wrote to them
+        """
+        if self._broken is not None:
+            raise RuntimeError(self._broken)
+        try:
+            return self._step(tokens)
+        except BaseException as error:
+            self._broken = (
+                f"a step failed in the middle ({type(error).__name__}) and left the copied caches half written; "
+                "make a new engine"
+            )
+            raise
+
+    def _step(self, tokens: torch.Tensor) -> torch.Tensor:
         order: dict[int, tuple[_Cohort, list[tuple[int, int]]]] = {}
         for row, (cohort, j) in enumerate(self.rows):
             order.setdefault(id(cohort), (cohort, []))[1].append((j, row))
