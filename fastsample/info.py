@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import re
-from importlib import metadata
 from typing import Any
 
 from .tested import TESTED
@@ -49,6 +48,8 @@ def info() -> dict[str, Any]:
 
 def version_of(package: str) -> str | None:
     """The installed version of a package; None where it is not installed."""
+    from importlib import metadata  # here: it takes longer to import than all of this package
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

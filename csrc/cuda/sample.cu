@@ -11,6 +11,7 @@ static cudaError_t launch(const Call& call, const Workspace& space, cudaStream_t
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
+  if (call.rows > INT32_MAX / space.splits) return cudaErrorInvalidConfiguration;  // blocks of a grid
   config.gridDim = dim3(static_cast<unsigned>(call.rows * space.splits));
   config.blockDim = dim3(kThreads);
   config.stream = stream;

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from drive import drive, errors, prompts_of
-from tiny import ATTENTION, FALL_BACK, INTERFACE, SHARE, tiny
+from tiny import ATTENTION, FALL_BACK, INTERFACE, SHARE, sharing, tiny
 from transformers import cache_utils
 
 from fastsample.engines.local.runners import ExpandedCacheRunner, RecomputeRunner, SharedPrefixRunner
@@ -20,7 +20,7 @@ FLOOR = 1e-5
 
 
 def check(name, length, dtype=torch.float32, **changes):
-    model = tiny(name, dtype, **changes)
+    model = sharing(name, dtype, **changes)
     steps = 15 if length <= 40 else 6
     ours, naive = errors(model, drive(SharedPrefixRunner(model), prompts_of(length), seed=length, steps=steps))
     assert ours <= 2 * naive + FLOOR, f"{ours:.2g} against {naive:.2g} of the model itself"
@@ -65,7 +65,7 @@ def test_tails_go_round_their_window(name):
 @pytest.mark.parametrize("name", SHARE)
 def test_why_not_has_no_objection(name, dtype):
     """The handshake lets every architecture of the list through; coarse rounding is no objection."""
-    assert why_not(tiny(name, dtype)) is None
+    assert why_not(sharing(name, dtype)) is None
 
 
 @pytest.mark.model

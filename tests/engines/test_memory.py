@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import SHARE, tiny
+from tiny import SHARE, sharing, tiny
 
 from fastsample.engines.local import memory
 from fastsample.engines.local.runners import SharedPrefixRunner
@@ -18,7 +18,7 @@ def plan_of(model, **changes):
 @pytest.mark.parametrize(("name", "dtype"), [*((name, torch.float32) for name in SHARE), ("llama", torch.bfloat16)])
 def test_plan_is_what_a_run_allocates(name, dtype):
     """Prefix and tails to the byte, windows, shared layers and odd head widths included."""
-    model = tiny(name, dtype)
+    model = sharing(name, dtype)
     engine = SharedPrefixRunner(model)
     prefix = engine.prefill([3 + i for i in range(50)])
     engine.add(prefix, 5)

@@ -102,6 +102,7 @@ def save_gguf(path: Path, transitions=SEVEN_TO_THREE) -> Path:
     writer.add_token_list(tokens)
     writer.add_token_types(special)
     writer.add_token_merges(["Ġ Ġ"])
+    writer.add_bos_token_id(tokenizer.eos_token_id)  # transformers 5.0 asks for one
     writer.add_eos_token_id(tokenizer.eos_token_id)
     writer.add_chat_template(TEMPLATE)
     names = {

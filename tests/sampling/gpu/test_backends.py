@@ -52,10 +52,12 @@ def test_the_extension_is_harmless_without_a_driver():
     assert extension.splits_for(1024, 151_936, 132) == 1
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    call = (0, 0, 1, 8, 8, *([0, 0] * 8))
-    code = extension.sample(call, 0, (0,) * 6, (0, 0, 0, 0, 1), 1, 0)
+    call = (0, 0, 1, 1, 8, 8, *([0, 0] * 8))
+    code = extension.sample(call, 0, (0,) * 6, (0, 0, 0, 0, 1), 0)
     assert code != 0
     assert extension.error_name(code)
+    many = extension.sample((0, 0, 1, 2**32 + 1, *call[4:]), 0, (0,) * 6, (0, 0, 0, 0, 1), 0)
+    assert "configuration" in extension.error_name(many)
 
 
 @pytest.mark.parametrize(
