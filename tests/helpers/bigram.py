@@ -101,7 +101,7 @@ def save_gguf(path: Path, transitions=SEVEN_TO_THREE) -> Path:
     special = [gguf.TokenType.CONTROL if token in (USER, ASSISTANT, END) else gguf.TokenType.NORMAL for token in tokens]
     writer.add_token_list(tokens)
     writer.add_token_types(special)
-    writer.add_token_merges(["Ġ Ġ"])
+    writer.add_token_merges(["Ġ Ġ"] * 2)  # a list of one is read as a text by transformers 5.0
     writer.add_bos_token_id(tokenizer.eos_token_id)  # transformers 5.0 asks for one
     writer.add_eos_token_id(tokenizer.eos_token_id)
     writer.add_chat_template(TEMPLATE)
