@@ -69,7 +69,7 @@ class Outcome:
 def matrix() -> dict[str, str]:
     """Release -> which of them it is, the oldest first: the list, the locked one and the newest for this Python."""
     there = overlays.available()
-    which: dict[str, list[str]] = {version: [why] for version, why in RELEASES.items() if version in there}
+    which = {version: [why] for version, (why, _) in RELEASES.items() if version in there}
     which.setdefault(versions_here()["transformers"], []).append("locked")
     which.setdefault(there[0], []).append("newest")
     return {version: ", ".join(which[version]) for version in reversed(there) if version in which}
@@ -91,7 +91,7 @@ def chosen(only: str | None) -> dict[str, str]:
 
 def outcome_of(version: str, which: str, tests: list[str], keyword: str | None) -> Outcome:
     """Asks for the engines and runs the tests over this release's overlay."""
-    folder = overlays.overlay(version)
+    folder = overlays.overlay(version, RELEASES.get(version, ("", ""))[1].split())
     environment = overlays.over(folder)
     probe = [sys.executable, str(ROOT / "tools/engines_given.py")]
     asked = subprocess.run(probe, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)

@@ -10,10 +10,11 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from requirements import ROOT
+from requirements import ROOT, canonical
 
 CACHE = ROOT / ".compat"
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
@@ -26,27 +27,38 @@ def available() -> list[str]:
     return line.removeprefix("Available versions:").replace(" ", "").split(",")
 
 
-def overlay(version: str) -> Path:
-    """The folder of this release, made where there is none or where the environment has changed since."""
+def overlay(version: str, of_its_time: Sequence[str]) -> Path:
+    """The folder of this release, made where there is none or where the environment has changed since.
+
+    of_its_time: name==version of requirements, taken where the environment's own version will not do
+    """
     folder, stamp = CACHE / version, "made_over.txt"
-    environment = _environment()
-    if not (folder / stamp).exists() or (folder / stamp).read_text() != environment:
+    made_over = "\n".join([*_environment(), *of_its_time])
+    if not (folder / stamp).exists() or (folder / stamp).read_text() != made_over:
         building = CACHE / f"{version}.new"
         for old in (folder, building):
             shutil.rmtree(old, ignore_errors=True)
-        _output([*PIP, "install", "--quiet", "--no-deps", "--target", str(building), *packages(version)])
-        (building / stamp).write_text(environment)
+        held = packages(version, of_its_time)
+        _output([*PIP, "install", "--quiet", "--no-deps", "--target", str(building), *held])
+        (building / stamp).write_text(made_over)
         building.rename(folder)
     _verify(folder, version)
     return folder
 
 
-def packages(version: str) -> list[str]:
+def packages(version: str, of_its_time: Sequence[str]) -> list[str]:
     """What an overlay holds, as name==version: what pip would install here if asked for this release."""
     wanted = f"transformers=={version}"
-    report = json.loads(_output([*PIP, "install", "--quiet", "--dry-run", "--report", "-", wanted]))
-    found = [f"{one['metadata']['name']}=={one['metadata']['version']}" for one in report["install"]]
-    return found or [wanted]  # nothing to install where the environment has this very release
+    replaced = {one.split("==")[0] for one in _installed_for(wanted)}
+    held = _installed_for(wanted, *(one for one in of_its_time if one.split("==")[0] in replaced))
+    return held or [wanted]  # nothing to install where the environment has this very release
+
+
+def _installed_for(*wanted: str) -> list[str]:
+    """What pip would install for these requirements, as name==version."""
+    report = json.loads(_output([*PIP, "install", "--quiet", "--dry-run", "--report", "-", *wanted]))
+    found = [(one["metadata"]["name"], one["metadata"]["version"]) for one in report["install"]]
+    return [f"{canonical(name)}=={version}" for name, version in found]
 
 
 def beside(folder: Path) -> list[str]:
@@ -69,10 +81,10 @@ def _verify(folder: Path, version: str) -> None:
         raise SystemExit(f"the overlay of transformers {version} must be what is imported, got {got} of {file}")
 
 
-def _environment() -> str:
+def _environment() -> list[str]:
     """Python and every installed package: what an overlay was resolved against."""
     names = sorted({f"{one.metadata['Name']}=={one.version}" for one in metadata.distributions()})
-    return "\n".join([f"Python {sys.version.split()[0]}", *names])
+    return [f"Python {sys.version.split()[0]}", *names]
 
 
 def _output(command: list[str], environment: dict[str, str] | None = None) -> str:
