@@ -122,7 +122,7 @@ $(VENV)/.cost-$(COST_TRITON): | $(VENV)/.test
 	touch $@
 
 cost: $(VENV)/.cost-$(COST_TRITON) ## Compile the GPU kernels and hold registers, loads and instructions against the committed table
-	PYTHONPATH=$(VENV)/cost $(BIN)/python bench/kernel_cost.py --check
+	PYTHONPATH=$(abspath $(VENV))/cost $(BIN)/python bench/kernel_cost.py --check
 
 proof: $(VENV)/.test ## Execute 20,000 draws and more of the GPU kernels' PTX on the CPU, none different
 	$(BIN)/python tests/sampling/gpu/proof.py
