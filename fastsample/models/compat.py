@@ -7,6 +7,7 @@ differs between 5.0 and the newest release, and since when, is listed in docs/co
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import importlib
 import inspect
@@ -131,7 +132,14 @@ EmptyLayer: Any = getattr(cache_utils, "DummyLayer", _EmptyLayer)
 
 def plain_cache(model: Any) -> Any:
     """An empty cache of the model's own layer types."""
-    return DynamicCache(config=model.config.get_text_config(decoder=True))
+    config = model.config.get_text_config(decoder=True)
+    cache = DynamicCache(config=config)
+    kinds = getattr(config, "layer_types", None)
+    if kinds and not cache.layers:  # a slice `kinds[:-n]`, in some releases, loses all where n, of shared layers, is 0
+        config = copy.copy(config)
+        config.num_kv_shared_layers = -len(kinds)
+        cache = DynamicCache(config=config)
+    return cache
 
 
 def is_plain_attention(layer: Any) -> bool:
@@ -200,11 +208,11 @@ def kv_layers(config: Any) -> list[tuple[int, int | None]]:
 
 def _heads(layer: Any, config: Any, kind: str) -> tuple[int, int]:
     """Key heads and their width; before `per_layer_config` a config named those of full layers apart."""
-    is_apart = layer is config and kind == "full_attention"
-    heads = (is_apart and getattr(layer, "num_global_key_value_heads", None)) or getattr(
-        layer, "num_key_value_heads", None
-    )
-    width = (is_apart and getattr(layer, "global_head_dim", None)) or getattr(layer, "head_dim", None)
+    heads, width = getattr(layer, "num_key_value_heads", None), getattr(layer, "head_dim", None)
+    if layer is config and kind == "full_attention":
+        width = getattr(config, "global_head_dim", None) or width
+        if getattr(config, "attention_k_eq_v", False):
+            heads = getattr(config, "num_global_key_value_heads", None) or heads
     return heads or layer.num_attention_heads, width or layer.hidden_size // layer.num_attention_heads
 
 
