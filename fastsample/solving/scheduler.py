@@ -56,6 +56,7 @@ class Scheduler:
         self.is_strict = is_strict
         self.open: dict[int, Strategy] = {}
         self.serial = 0
+        self._unheard: Exception | None = None  # what the listener raised
 
     def run(self, questions: Iterator[Question | str]) -> Iterator[Result]:
         """Answer them all; yields each result once its vote is over. What is open when it is left is cancelled."""
@@ -110,9 +111,10 @@ class Scheduler:
                 self._start(strategy, lent)
 
     def _start(self, strategy: Strategy, lent: int = 0) -> None:
-        for sample in self.engine.submit(strategy.requests(lent)):
-            number = cast(tuple[int, int], sample.request.key)[1]
-            strategy.live[number] = sample
+        # All of them first: one that the engine has and `live` has not could never be cancelled.
+        started = {_number(sample): sample for sample in self.engine.submit(strategy.requests(lent))}
+        strategy.live |= started
+        for number in started:
             self._tell(Event("start", strategy, number))
 
     def _step(self) -> Iterator[Result]:
@@ -196,6 +198,8 @@ class Scheduler:
         return result
 
     def _fail(self, serial: int, question: Question, error: Exception) -> Result:
+        if error is self._unheard:  # what cannot be kept or shown is no fault of the question: the run stops
+            raise error
         strategy = self.open.pop(serial, None)
         if strategy is not None:
             self.engine.cancel(list(strategy.live.values()))
@@ -216,7 +220,11 @@ class Scheduler:
 
     def _tell(self, event: Event) -> None:
         if self.on_event is not None:
-            self.on_event(event)
+            try:
+                self.on_event(event)
+            except Exception as error:
+                self._unheard = error
+                raise
 
     def on_piece(self, sample: Sample, piece: str) -> None:
         """A piece of a sample's text came."""
@@ -229,6 +237,10 @@ class Scheduler:
         for strategy in list(self.open.values()):
             if strategy.prompt == prompt:
                 self._tell(Event("prompt", strategy, read=read))
+
+
+def _number(sample: Sample) -> int:
+    return cast(tuple[int, int], sample.request.key)[1]
 
 
 def _is_writing(strategy: Strategy) -> bool:

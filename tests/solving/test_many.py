@@ -180,3 +180,34 @@ def test_known_samples_are_not_drawn_again(biased):
     assert started == [0, 2, 4, 6, 8]
     assert (rest.votes, rest.answer, rest.tokens) == (whole.votes, whole.answer, whole.tokens)
     assert [s.text for s in rest.samples] == [s.text for s in whole.samples]
+
+
+@pytest.mark.parametrize("kind", ["question", "start", "finished", "votes", "cancelled", "verdict"])
+def test_a_listener_that_raises_stops_the_run(kind):
+    """What cannot be kept, on a full disk say, must not be taken for a bad question while the run goes on."""
+
+    def listen(event):
+        if event.kind == kind:
+            raise OSError("No space left on device")
+
+    settings = Settings((1.0,), 20, rule_of("ahead"), together=True)
+    engine = StoredEngine(stored(6, 20), slots=16)
+    questions = (Question(str(n), prompt=(n,)) for n in range(6))
+    run = solve_many(
+        None, None, questions, settings=settings, extractor=lambda t: t or None, engine=engine, on_event=listen
+    )
+    with pytest.raises(OSError, match="No space"):
+        list(run)
+    assert not engine.running
+    assert not engine.waiting
+
+
+def test_a_question_that_fails_is_still_a_result():
+    """The twin: what an extractor raises concerns one question."""
+    engine = StoredEngine(stored(2, 3), slots=4)
+    questions = (Question(str(n), prompt=(n,)) for n in range(2))
+    settings = Settings((1.0,), 3)
+    run = solve_many(
+        None, None, questions, settings=settings, extractor=lambda t: 1 / 0, engine=engine, on_event=lambda event: None
+    )
+    assert [r.error for r in run] == ["ZeroDivisionError: division by zero"] * 2
