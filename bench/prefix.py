@@ -54,7 +54,7 @@ def measure(peer: str, P: int, N: int, dtype: str, prepack: bool) -> dict:
 
     torch.set_num_threads(1)
     model, _ = models.load(dtype=getattr(torch, dtype), progress=lambda line: None)
-    chosen = torch.LocalEngine().manual_seed(0)
+    chosen = torch.Generator().manual_seed(0)
     prompt = torch.randint(100, 40000, (P,), generator=chosen).tolist()
     tokens = torch.randint(100, 40000, (WARMUP + STEPS, N), generator=chosen)
     run = Shared(model, prepack) if peer == "shared" else Transformers(model, peer, P + WARMUP + STEPS)
@@ -121,19 +121,19 @@ def measure_retire(P: int, N: int, dtype: str, prepack: bool) -> dict:
 
     torch.set_num_threads(1)
     model, _ = models.load(dtype=getattr(torch, dtype), progress=lambda line: None)
-    chosen = torch.LocalEngine().manual_seed(0)
+    chosen = torch.Generator().manual_seed(0)
     lengths = torch.empty(N).log_normal_(3.2, 0.8, generator=chosen).clamp(4, 200).int().tolist()
     prompt = tuple(torch.randint(100, 40000, (P,), generator=chosen).tolist())
     seconds = []
     for padded in (False, True):
-        generator = LocalEngine(model, None, prepack=prepack)
-        generator.submit(
+        engine = LocalEngine(model, None, prepack=prepack)
+        engine.submit(
             Request(prompt, stream=i, max_new_tokens=max(lengths) if padded else n, eos=())
             for i, n in enumerate(lengths)
         )
-        generator.step()  # the prefill and the first tokens are the same for both
+        engine.step()  # the prefill and the first tokens are the same for both
         start = time.process_time()
-        generator.run()
+        engine.run()
         seconds.append(time.process_time() - start)
     return {"lengths_mean": sum(lengths) / N, "lengths_max": max(lengths), "retire": seconds[0], "pad": seconds[1]}
 
@@ -149,19 +149,19 @@ def measure_end_to_end(peer: str, P: int, N: int, T: int, dtype: str, prepack: b
 
     torch.set_num_threads(1)
     model, _ = models.load(dtype=getattr(torch, dtype), progress=lambda line: None)
-    chosen = torch.LocalEngine().manual_seed(0)
+    chosen = torch.Generator().manual_seed(0)
     prompt = torch.randint(100, 40000, (P,), generator=chosen).tolist()
     model(input_ids=torch.tensor([prompt[:8]]))
     with Peak() as peak:
         start = time.process_time()
         if peer == "shared":
-            generator = LocalEngine(model, None, slots=N, prepack=prepack)
-            assert generator.engine.is_shared
-            generator.submit(
+            engine = LocalEngine(model, None, slots=N, prepack=prepack)
+            assert engine.runner.is_shared
+            engine.submit(
                 Request(tuple(prompt), temperature=TEMPERATURES[i % 4], top_p=0.9, stream=i, max_new_tokens=T, eos=())
                 for i in range(N)
             )
-            written = sum(len(s.tokens) for s in generator.run())
+            written = sum(len(s.tokens) for s in engine.run())
         else:
             written = 0
             for temperature in TEMPERATURES:
