@@ -42,7 +42,7 @@ def report(
     if slots is not None and slots < 1:
         refuse(f"slots must be at least 1, got {slots}")
     with refusals():
-        from ..evaluation.page import html, plots
+        from ..evaluation.page import html, plain, plots
         from ..evaluation.report import USUAL_RULES, report_of
         from ..voting.registry import rule_of
 
@@ -62,23 +62,24 @@ def report(
         except OSError as error:
             refuse(f"{target} cannot be written: {error.strerror}")
     if as_json:
-        print(json.dumps([_plain(page) for page in pages], ensure_ascii=False))
+        text = json.dumps([_plain(page) for page in pages], ensure_ascii=False)
+        print(text.encode("utf-8", "backslashreplace").decode())  # half a character cannot be printed
     else:
         for page in pages:
             _show(page, console)
-    console.print(f"[dim]the same with plots:[/dim] {target}", soft_wrap=True)
+    console.print(f"the same with plots: {plain(target)}", style="dim", markup=False, soft_wrap=True)
 
 
 def _show(page: Report, console: Console) -> None:
     from rich.table import Table
 
-    from ..evaluation.page import HEADS, by_temperature, cells, incomplete, settings_table
+    from ..evaluation.page import HEADS, by_temperature, cells, incomplete, plain, settings_table
 
     *settings, (_, cost) = settings_table(page)
-    console.print(f"\n{page.folder}: {cost}", style="bold", markup=False)
+    console.print(f"\n{plain(page.folder)}: {cost}", style="bold", markup=False)
     console.print("  ".join(f"{name} {value}" for name, value in settings), style="dim", markup=False)
     if page.complete < page.questions:
-        console.print(incomplete(page), style="yellow")
+        console.print(incomplete(page), style="yellow", markup=False)
     if not page.rows:
         return
     table = Table(box=None, header_style="bold")
@@ -93,7 +94,7 @@ def _show(page: Report, console: Console) -> None:
     for line in by_temperature(page):
         table.add_row(*line)
     console.print(table)
-    console.print(page.verdict)
+    console.print(page.verdict, markup=False)
 
 
 def _plain(page: Report) -> dict[str, object]:

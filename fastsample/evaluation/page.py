@@ -11,6 +11,7 @@ from typing import Any
 from .report import Report, Row
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#666666")
+LONGEST = 300  # characters of a setting
 
 
 def plots(page: Report) -> list[tuple[str, str]]:
@@ -118,8 +119,16 @@ def html(pages: Sequence[Report], graphs: Sequence[Sequence[tuple[str, str]]]) -
     )
 
 
+def plain(text: object) -> str:
+    """Text of a run's, for a page or a terminal: short, and what would steer either is shown as its code."""
+    cut = str(text)[: LONGEST + 1]
+    if len(cut) > LONGEST:
+        cut = cut[:LONGEST] + "..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+
+
 def _section(page: Report, drawn: Sequence[tuple[str, str]]) -> str:
-    parts = [f"<h2>{escape(str(page.folder))}</h2>", _table(("setting", "value"), settings_table(page))]
+    parts = [f"<h2>{escape(plain(page.folder))}</h2>", _table(("setting", "value"), settings_table(page))]
     if not page.rows:
         return "".join([*parts, f'<p class="plain">{escape(incomplete(page))}</p>'])
     parts.append(f'<p class="plain">{escape(page.verdict)}</p>')
@@ -146,7 +155,7 @@ def settings_table(page: Report) -> list[tuple[str, str]]:
     time = f"{live['seconds']:,.0f} s ({live['cpu_seconds']:,.0f} s of processor)"
     cost = f"{live['tokens']:,} tokens, {live['steps']:,} steps, {time}"
     right = f"{live['right']} of {live['questions']} questions right"
-    return [*((k, str(v)) for k, v in shown), ("the run itself", f"{right}, {cost}")]
+    return [*((plain(k), plain(v)) for k, v in shown), ("the run itself", f"{right}, {cost}")]
 
 
 def by_temperature(page: Report) -> list[tuple[str, ...]]:
@@ -166,9 +175,10 @@ def by_temperature(page: Report) -> list[tuple[str, ...]]:
 
 def incomplete(page: Report) -> str:
     """One sentence on the questions that cannot be replayed."""
+    rule = plain(page.config["rule"])
     return (
         f"Rules can be replayed on {page.complete} of {page.questions} questions: those with an answer to compare with "
-        f"whose whole budget is stored, in a run that does not stop early (this one's rule is {page.config['rule']})."
+        f"whose whole budget is stored, in a run that does not stop early (this one's rule is {rule})."
     )
 
 
