@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -157,6 +158,8 @@ def _show(console: Console, total: int, *arguments: Any, **settings: Any) -> Eva
 
         def opened(run: Run) -> None:
             progress.update(task, completed=len(run.done))
+            for note in run.notes:
+                progress.console.print(note, style="yellow", markup=False, soft_wrap=True)
 
         def answer(result: Result, is_right: bool | None) -> None:
             nonlocal answered, right, tokens
@@ -173,10 +176,11 @@ def _show(console: Console, total: int, *arguments: Any, **settings: Any) -> Eva
 def _read(path: Path) -> tuple[list[Item], list[str]]:
     from ..evaluation.dataset import RunError, read_questions
 
+    # Surrogates stand for bytes that are no UTF-8: a complaint about their line, instead of another question's text.
     try:
         if str(path) == "-":
-            return read_questions(sys.stdin)
-        with open(path, encoding="utf-8", errors="replace") as file:
+            return read_questions(TextIOWrapper(sys.stdin.buffer, "utf-8", "surrogateescape"))
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
             return read_questions(file)
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}") from None

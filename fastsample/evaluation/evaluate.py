@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -18,7 +19,7 @@ from ..solving.solve import solve_many
 from ..strategies.question import Question, Settings
 from ..strategies.records import Result
 from ..voting.registry import name_of, rule_of
-from .dataset import Item
+from .dataset import Item, check_items
 from .run_folder import Run, check_run, open_run
 
 OnResult = Callable[[Result, "bool | None"], None]
@@ -63,7 +64,8 @@ def evaluate(
     settings:  as in `solve_many`; a rule that spends the whole budget keeps everything that a report needs
     resume:    go on with the run in the folder, under the same settings; what it has is not written again
     named:     what the run's settings say of the model; None = its name_or_path and dtype
-    on_open:   called with the run once its folder is open; on_result: with each result and whether it is right (None
+    on_open:   called with the run once its folder is open (its `notes` are for people; without on_open they are
+               warnings); on_result: with each result and whether it is right (None
                where the right answer is not known), after it was kept
     engine:    what writes the samples; None makes a `LocalEngine` of the model, with `slots` and `prepack`
 
@@ -71,6 +73,7 @@ def evaluate(
             written before is lost, and `resume` goes on
     """
     settings, items, folder = settings or Settings(), list(questions), Path(folder)
+    check_items(items)
     if named is None:
         named = {"model": str(model.name_or_path), "dtype": str(model.dtype).removeprefix("torch.")}
     config = configuration(items, settings, extractor, scorer, slots=slots, prepack=prepack, named=named)
@@ -83,6 +86,9 @@ def evaluate(
     with open_run(folder, config, items, resume=resume) as run:
         if on_open is not None:
             on_open(run)
+        else:
+            for note in run.notes:
+                warnings.warn(note, RuntimeWarning, stacklevel=2)
         found = Evaluation(folder, len(items))
 
         def keep(event: Event) -> None:
@@ -128,7 +134,10 @@ def configuration(
     named: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What a run's config.json says before its engine is known: a run is gone on with under the same values only."""
-    text = "\0".join(f"{i.id}\n{i.question}\n{i.answer}" for i in items)
+    digest, between = sha256(), b""
+    for i in items:
+        digest.update(between + f"{i.id}\n{i.question}\n{i.answer}".encode("utf-8", "backslashreplace"))
+        between = b"\0"
     return {
         **asdict(settings),
         "rule": name_of(rule_of(settings.rule)),
@@ -137,7 +146,7 @@ def configuration(
         **named,
         "prepack": prepack,
         "slots": slots,
-        "questions": sha256(text.encode("utf-8", "backslashreplace")).hexdigest(),
+        "questions": digest.hexdigest(),
     }
 
 

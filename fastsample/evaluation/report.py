@@ -14,10 +14,10 @@ from ..strategies.records import Written
 from ..voting.registry import rule_of
 from ..voting.rule import Rule
 from . import metrics
-from .dataset import read_questions
+from .dataset import RunError
 from .metrics import Mark, Point
 from .replay import StoredEngine, replay
-from .run_folder import read_config, read_results, read_samples
+from .stored import read_config, read_items, read_results, read_samples, read_sessions, settings_of
 
 USUAL_RULES = (
     "majority",
@@ -84,24 +84,14 @@ class Report:
     verdict: str = ""
 
 
-def settings_of(config: dict[str, Any]) -> Settings:
-    """The settings of a run from its `config.json`."""
-    values = {name: config[name] for name in Settings.__dataclass_fields__ if name in config}
-    for name in ("temperatures", "stop"):
-        values[name] = tuple(values[name])
-    return Settings(**values)
-
-
 def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, str | None], dict[str, dict[int, Written]]]:
     """(config, question id -> right answer in canonical form, question id -> finished samples by number)."""
     config = read_config(folder)
-    with open(folder / "questions.jsonl", encoding="utf-8") as file:
-        items, _ = read_questions(file)
-    keys = {i.id: None if i.answer is None else canonical(i.answer) for i in items}
+    keys = {i.id: None if i.answer is None else canonical(i.answer) for i in read_items(folder)}
     stored: dict[str, dict[int, Written]] = {}
-    for question, sample in read_samples(folder):
+    for question, sample in read_samples(folder, settings_of(config).plan()):
         if sample.is_finished and question in keys:
-            stored.setdefault(question, {})[sample.number] = sample
+            stored.setdefault(question, {}).setdefault(sample.number, sample)
     return config, keys, stored
 
 
@@ -111,7 +101,7 @@ def report_of(folder: Path, rules: Sequence[str] = USUAL_RULES, *, slots: int | 
     Nothing is replayed for a run whose own rule stops early: what the samples it saved would have said, nobody knows,
     and the questions on which it saved none are the hardest ones.
 
-    raises: runs.RunError for a folder without a run
+    raises: RunError for a folder without a run, or with files that were edited or damaged
     """
     config, keys, stored = read_run(folder)
     settings = settings_of(config)
@@ -122,11 +112,14 @@ def report_of(folder: Path, rules: Sequence[str] = USUAL_RULES, *, slots: int | 
     page = Report(folder, config, len(keys), len(ids), live_costs(folder))
     if not ids:
         return page
+    slots = slots or config.get("slots")
+    if slots is None:
+        raise RunError(f"{folder / 'config.json'} does not say how many slots the run had; name them with --slots")
     samples = [stored[q] for q in ids]
     right_answers = [keys[q] for q in ids]
     full: tuple[_Replayed, Row] | None = None
     for text in ("majority", *(r for r in rules if r != "majority")):
-        played = _play(samples, settings, rule_of(text), slots or config["slots"])
+        played = _play(samples, settings, rule_of(text), slots)
         row = _row(text, played, right_answers, full)
         full = full or (played, row)
         page.rows.append(row)
@@ -190,7 +183,9 @@ def _row(rule: str, played: _Replayed, keys: Sequence[str | None], full: tuple[_
 
 def live_costs(folder: Path) -> dict[str, Any]:
     """What the run itself cost: questions answered, right ones, tokens, and the sums over its sessions."""
-    results = list(read_results(folder))
+    asked = {item.id for item in read_items(folder)}
+    # Of an id that was answered again, the last.
+    results = {r["id"]: r for r in read_results(folder) if r["id"] in asked}.values()
     total: dict[str, Any] = {
         "rule": read_config(folder)["rule"],
         "questions": len(results),
@@ -198,15 +193,8 @@ def live_costs(folder: Path) -> dict[str, Any]:
         "tokens": sum(r["tokens"] for r in results),
         "samples": sum(r["counted"] + r["cancelled"] for r in results),
     }
-    sessions = _sessions(folder)
+    sessions = list(read_sessions(folder))
     return total | {name: sum(s[name] for s in sessions) for name in ("seconds", "cpu_seconds", "steps")}
-
-
-def _sessions(folder: Path) -> list[dict[str, Any]]:
-    import json
-
-    path = folder / "sessions.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def _temperatures(page: Report, marks: dict[str, list[Mark]], budget: int) -> None:

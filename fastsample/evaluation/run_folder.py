@@ -3,41 +3,62 @@
     config.json      the settings; a run is only ever gone on with under the same ones
     questions.jsonl  question, answer, id
     samples.jsonl    one line a sample, written before the result it belongs to
-    results.jsonl    one line a question, once its vote is over
+    results.jsonl    one line a question, once its vote is over; where an id has several, the last one holds
     sessions.jsonl   one line for each time the run was gone on with to its end: time, steps, tokens
+    run.lock         empty; whoever writes holds a lock on it, and looks and mends only under the lock
+
+A new folder is made aside, whole and forced to the disk, and then renamed; in one that is there and empty, config.json
+comes last. So a folder without config.json holds nothing yet, and one process of two begins the run.
 
 Lines are appended and forced to the disk in batches, samples before results. A line that a killed process left
 incomplete is cut off when the run goes on: nothing is lost but what was being written, and nothing is done twice.
+
+A machine that lost its power may have kept a result and lost samples that it rests on. A run that goes on says so and
+answers such a question again, from the samples that are left and the missing ones drawn anew; they say the same as
+before, so that nothing is lost and a report has the whole budget again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
+from secrets import token_hex
 from time import monotonic, process_time
-from typing import IO, Any
+from typing import Any
 
+from ..strategies.plan import plan_of
 from ..strategies.records import Result, Written
-from .dataset import Item, RunError
+from .dataset import Item, RunError, shown
+from .journal import Journal, Lock, sync_folder
+from .stored import FORMAT, read_config, read_results, read_samples
 
-FORMAT = 1
 FLUSH_LINES = 256
 FLUSH_SECONDS = 2.0
+LOCK, PARTIAL = "run.lock", "config.json.part"
+JOURNALS = ("samples.jsonl", "results.jsonl", "sessions.jsonl")
 
 
 @dataclass
 class Run:
-    """An open run folder; a context manager that forces everything to the disk when it is left."""
+    """An open run folder; a context manager that forces everything to the disk when it is left.
+
+    done:  ids with a result; known: samples of questions without one
+    notes: what whoever goes on with the run should know, a sentence each
+    """
 
     folder: Path
     config: dict[str, Any]
-    done: set[str] = field(default_factory=set)  # ids with a result
-    known: dict[str, list[Written]] = field(default_factory=dict)  # samples of questions without one
-    _files: dict[str, IO[bytes]] = field(default_factory=dict)
+    done: set[str] = field(default_factory=set)
+    known: dict[str, list[Written]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    _files: dict[str, Journal] = field(default_factory=dict)
+    _close: Callable[[], None] = lambda: None
     _pending: int = 0
     _since: float = field(default_factory=monotonic)
     _opened: float = field(default_factory=monotonic)
@@ -45,16 +66,22 @@ class Run:
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object = None, *_: object) -> None:
         # A full disk has been told of by the write that hit it; closing must not tell of it again.
-        for file in self._files.values():
-            with contextlib.suppress(OSError):
-                os.fsync(file.fileno())
-            file.close()
+        try:
+            self.flush()
+        except OSError:
+            if kind is None:
+                raise
+        finally:
+            self._close()
 
     def add_sample(self, question: str, sample: Written) -> None:
         """Keep a sample that ended, of the question with this id."""
-        self._append("samples.jsonl", {"question": question} | sample.to_json(full=True))
+        record = sample.to_json(full=True)
+        if not all(map(isfinite, record["certainties"])):  # JSON has no NaN; without them, no rule can watch this one
+            record["certainties"] = []
+        self._append("samples.jsonl", {"question": question} | record)
 
     def add_result(self, result: Result, key: str | None, is_right: bool | None) -> None:
         """Keep a question's result, its right answer and whether the two agree; its samples are in already."""
@@ -71,24 +98,23 @@ class Run:
             "prefill_tokens": prefill_tokens,
             "tokens": tokens,
         }
-        with open(self.folder / "sessions.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        self._append("sessions.jsonl", record)
 
     def flush(self) -> None:
         """Force all lines to the disk, samples first."""
-        for name in ("samples.jsonl", "results.jsonl"):
-            os.fsync(self._files[name].fileno())
+        for file in self._files.values():
+            file.sync()
         self._pending, self._since = 0, monotonic()
 
     def _append(self, name: str, record: dict[str, Any]) -> None:
-        line = json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
-        # Unbuffered: the line is the system's as soon as this returns, whatever becomes of the process.
-        file = self._files[name]
-        while line:
-            line = line[file.write(line) or 0 :]
+        self._files[name].append(_line(record))
         self._pending += 1
         if self._pending >= FLUSH_LINES or monotonic() - self._since > FLUSH_SECONDS:
             self.flush()
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def check_run(folder: Path, config: dict[str, Any], *, resume: bool = False) -> None:
@@ -98,7 +124,7 @@ def check_run(folder: Path, config: dict[str, Any], *, resume: bool = False) -> 
             that `resume` was not asked for
     """
     if not (folder / "config.json").exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if os.path.lexists(folder) and not _is_unbegun(folder):
             raise RunError(f"{folder} is not empty and holds no run; choose another folder")
         return
     stored, asked = read_config(folder), _plain(config)
@@ -106,7 +132,7 @@ def check_run(folder: Path, config: dict[str, Any], *, resume: bool = False) -> 
     if "engine" not in stored.keys() & asked.keys():  # not known before a model is loaded, nor by older runs
         names -= {"engine"}
     differences = [
-        f"  {name}: {stored.get(name)!r} in the run, {asked.get(name)!r} now"
+        f"  {name}: {shown(stored.get(name))} in the run, {shown(asked.get(name))} now"
         for name in sorted(names)
         if stored.get(name) != asked.get(name)
     ]
@@ -119,6 +145,21 @@ def check_run(folder: Path, config: dict[str, Any], *, resume: bool = False) -> 
         raise RunError(f"{folder} already holds this run; --resume goes on with it")
 
 
+def _is_unbegun(folder: Path) -> bool:
+    """Whether a folder without config.json is empty, or holds what a process left that was killed while it began."""
+    if not folder.is_dir():
+        return False
+    found = {entry.name: entry for entry in os.scandir(folder)}
+    if not found:
+        return True
+    if not found.keys() & {LOCK, PARTIAL} or found.keys() - {LOCK, PARTIAL, "questions.jsonl", *JOURNALS}:
+        return False
+    return all(
+        entry.is_file(follow_symlinks=False) and not (name in JOURNALS and entry.stat().st_size)
+        for name, entry in found.items()
+    )
+
+
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
     return dict(json.loads(json.dumps(config | {"format": FORMAT})))
 
@@ -127,92 +168,113 @@ def open_run(folder: Path, config: dict[str, Any], items: list[Item], *, resume:
     """Begin a run in `folder`, or go on with the one in it.
 
     config: plain JSON values; must equal the stored ones to go on
-    raises: RunError as `check_run` and for a folder that another process writes to; OSError where it cannot be written
+    raises: RunError as `check_run`, for a folder that another process writes to and for files that were edited or
+            damaged; OSError where it cannot be written
     """
     check_run(folder, config, resume=resume)
     config = _plain(config)
-    path = folder / "config.json"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        lines = [{"question": i.question, "answer": i.answer, "id": i.id} for i in items]
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        partial = folder / "config.json.part"
-        (folder / "questions.jsonl").write_text(text, encoding="utf-8", errors="backslashreplace")
-        partial.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-    run = Run(folder, config)
-    for name in ("samples.jsonl", "results.jsonl"):
-        _cut_torn_line(folder / name)
-        run._files[name] = open(folder / name, "ab", buffering=0)  # noqa: SIM115
-    _lock(run._files["samples.jsonl"], folder)
-    run.done = {record["id"] for record in _lines(folder / "results.jsonl")}
-    for question, sample in read_samples(folder):
-        if question not in run.done:
-            run.known.setdefault(question, []).append(sample)
+    with ExitStack() as open_files:
+        if os.path.lexists(folder):
+            lock = Lock(folder / LOCK)
+            open_files.callback(lock.release)
+            check_run(folder, config, resume=resume)  # another process may have begun it, or gone on with it, meanwhile
+            if not (folder / "config.json").exists():
+                _write_new(folder, config, items)
+        else:
+            lock = _begin_aside(folder, config, items)
+            open_files.callback(lock.release)
+        run = Run(folder, config, notes=[lock.why_not] if lock.why_not else [])
+        for name in JOURNALS:
+            run._files[name] = Journal(folder / name)
+            open_files.callback(run._files[name].close)
+            run._files[name].repair()
+        _read(run, items)
+        run._close = open_files.pop_all().close
     return run
 
 
-def _lock(file: IO[bytes], folder: Path) -> None:
+def _begin_aside(folder: Path, config: dict[str, Any], items: Iterable[Item]) -> Lock:
+    """A new run folder under its name at once, with everything in it and the lock held."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = folder.parent / f".fastsample-{token_hex(8)}.new"
+    aside.mkdir()
     try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise RunError(f"another process is writing to {folder}; wait for it, or choose another folder") from None
+        lock = Lock(aside / LOCK)
+        try:
+            _write_new(aside, config, items)
+            if lock.why_not:  # it keeps nobody away, and Windows renames no folder with an open file
+                lock.release()
+            os.rename(aside, folder)
+            if lock.why_not:
+                lock = Lock(folder / LOCK)
+        except BaseException:
+            lock.release()
+            raise
+    except BaseException as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        if isinstance(error, OSError) and os.path.lexists(folder):
+            raise RunError(
+                f"another process began {folder} at the same moment; wait for it and --resume, or choose another folder"
+            ) from None
+        raise
+    sync_folder(folder.parent)
+    return lock
 
 
-def _cut_torn_line(path: Path) -> None:
-    if not path.exists():
-        return
-    with open(path, "rb+") as file:
-        end = file.seek(0, os.SEEK_END)
-        while end:
-            start = max(0, end - 65536)
-            file.seek(start)
-            block = file.read(end - start)
-            newline = block.rfind(b"\n")
-            if newline >= 0:
-                file.truncate(start + newline + 1)
-                return
-            end = start
-        file.truncate(0)
+def _write_new(folder: Path, config: dict[str, Any], items: Iterable[Item]) -> None:
+    with open(folder / "questions.jsonl", "wb") as file:
+        for i in items:
+            file.write(_line({"question": i.question, "answer": i.answer, "id": i.id}))
+        file.flush()
+        os.fsync(file.fileno())
+    for name in JOURNALS:
+        open(folder / name, "ab").close()
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    with open(folder / PARTIAL, "wb") as file:
+        file.write(text.encode("utf-8", "backslashreplace"))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(folder / PARTIAL, folder / "config.json")
+    sync_folder(folder)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The settings of the run in `folder`; raises RunError where there is none."""
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(f"{folder} holds no run (no config.json); fastsample evaluate makes one") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RunError(f"{path} cannot be read: {error}") from None
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise RunError(f"{path} is not of format {FORMAT}; this version cannot read it")
-    return config
-
-
-def read_samples(folder: Path) -> Iterator[tuple[str, Written]]:
-    """(question id, sample) of every complete line."""
-    for record in _lines(folder / "samples.jsonl"):
-        yield record["question"], Written.from_json(record)
-
-
-def read_results(folder: Path) -> Iterator[dict[str, Any]]:
-    """Every question's result, without its samples, with the `key` and `is_right`."""
-    yield from _lines(folder / "results.jsonl")
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.exists():
-        return
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield json.loads(line)
-            except ValueError as error:  # of JSON or of UTF-8
-                raise RunError(f"{path}, line {number}: not JSON ({error}); the file was edited or damaged") from None
+def _read(run: Run, items: Iterable[Item]) -> None:
+    """What the run has: results, samples of questions without one, and sentences about what does not fit together."""
+    ids = {item.id for item in items}
+    counted = {r["id"]: r["counted"] for r in read_results(run.folder) if r["id"] in ids}
+    plan = plan_of(run.config["temperatures"], run.config["samples"])
+    votes: dict[str, int] = {}  # id -> a bit for each sample that has voted: small for 100,000 questions
+    twice = strange = 0
+    for question, sample in read_samples(run.folder, plan):
+        if question not in ids:
+            strange += 1
+            continue
+        if sample.finish != "cancelled":
+            bit, before = 1 << sample.number, votes.get(question, 0)
+            if before & bit:
+                twice += 1
+                continue
+            votes[question] = before | bit
+        if question not in counted:
+            run.known.setdefault(question, []).append(sample)
+    lost = [q for q, n in counted.items() if votes.get(q, 0).bit_count() < n]
+    run.done = counted.keys() - set(lost)
+    if lost:
+        seen: set[tuple[str, int]] = set()
+        wanted = set(lost)
+        for question, sample in read_samples(run.folder, plan):
+            name = (question, sample.number)
+            if question in wanted and not (sample.finish != "cancelled" and name in seen):
+                run.known.setdefault(question, []).append(sample)
+                if sample.finish != "cancelled":
+                    seen.add(name)
+        run.notes.append(
+            f"{len(lost)} of the results in {run.folder} rest on samples that were lost, that of {shown(lost[0])} "
+            "among them; these questions are answered again"
+        )
+    if twice:
+        run.notes.append(f"{twice} lines of samples.jsonl repeat a sample of the same number; the first one holds")
+    if strange:
+        run.notes.append(
+            f"{strange} lines of samples.jsonl are of questions that are not asked here; they are passed by"
+        )
