@@ -9,10 +9,10 @@ from typing import cast
 from ..answers.equivalence import canonical
 from ..answers.extractors import callable_of
 from .base import Candidate, Scorer
-from .sandbox import code_of, run_python
+from .sandbox import code_of, run_python, why_not
 
 Judge = Callable[[str, "str | None", str], float]  # (question, answer, text) -> number
-FORMS = "mean-logprob, exact:KEY, math:KEY, python:TESTS.py or module:function"
+FORMS = "mean-logprob, exact:KEY, math:KEY, python:TESTS.py, python-unsafe:TESTS.py or module:function"
 
 
 @dataclass(frozen=True)
@@ -71,22 +71,37 @@ class MathVerify:
 
 @dataclass(frozen=True)
 class PythonTests:
-    """1.0 where the code in the text, followed by `tests`, runs to its end without an error, else 0.0.
+    """1.0 where `tests` run to their end on the code in the text, else 0.0.
 
-    The code is that of the last ``` block, or the whole text; `sandbox` says what it can still do.
+    The code is that of the last ``` block, or the whole text. The tests run in another process than the code and reach
+    it by the names it defines; docs/security.md says what that means for them, and what the code can still do.
 
-    tests: Python source that raises where the code is wrong, such as "assert add(1, 2) == 3"
+    tests:     Python source that raises where the code is wrong, such as "assert add(1, 2) == 3"
+    seconds:   of the clock, for code and tests together; megabytes: of memory, for each of its processes
+    is_jailed: False runs the code without walls: it can do what you can do
+
+    raises: ValueError where walls are asked for and this system allows none
     """
 
     tests: str = field(repr=False)
     seconds: float = 5.0
     megabytes: int = 512
     name: str = "python"
+    is_jailed: bool = True
+
+    def __post_init__(self) -> None:
+        reason = why_not() if self.is_jailed else None
+        if reason is not None:
+            raise ValueError(
+                f"code of a model is run behind walls, and {reason}; python-unsafe:TESTS.py (is_jailed=False) runs it "
+                "without them: it can do what you can do"
+            )
 
     def score(self, candidates: Sequence[Candidate]) -> list[float]:
         """See `Scorer`."""
         return [
-            float(run_python(f"{code_of(c.text)}\n\n{self.tests}\n", self.seconds, self.megabytes)) for c in candidates
+            float(run_python(code_of(c.text), self.tests, self.seconds, self.megabytes, is_jailed=self.is_jailed))
+            for c in candidates
         ]
 
 
@@ -120,10 +135,10 @@ def scorer_of(given: str | Scorer | Judge) -> Scorer:
         return ExactMatch(rest)
     if kind == "math":
         return MathVerify(rest)
-    if kind == "python":
+    if kind in ("python", "python-unsafe"):
         try:
             with open(rest, encoding="utf-8") as file:
-                return PythonTests(file.read(), name=given)
+                return PythonTests(file.read(), name=given, is_jailed=kind == "python")
         except OSError as error:
             raise ValueError(f"{rest} cannot be read: {error.strerror}") from None
     return Function(cast(Judge, callable_of(given)), name=given)
