@@ -43,7 +43,7 @@ def _plain(text: str) -> str:
         text = re.sub(r"\\(?:text|textbf|mathrm|mathbf|mbox|boxed|fbox)\s*\{([^{}]*)\}", r" \1 ", text)
         text = " ".join(text.split()).strip("*`_\"'“”‘’ ")
         text = re.sub(r"^\$(.*?)\$$", r"\1", text).replace("\\$", "$").replace("\\%", "%").strip()
-        text = re.sub(r"(?<=.)[.,;:!?]+$", "", text)
+        text = text[:1] + text[1:].rstrip(".,;:!?")
         text = re.sub(r"^\((-?[^()\s,]{1,40})\)$", r"\1", text)
         text = re.sub(r"^[A-Za-z](?:_?\w{1,3})?\s*=\s*(?=\S)", "", text)
     return text

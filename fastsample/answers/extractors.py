@@ -60,7 +60,8 @@ def choice(text: str) -> str | None:
         r"(?i:\banswer\b\W{0,6}?(?:\bis\b|:)\W{0,10}(?:option\s+|choice\s+)?)\(?([A-J])\b(?![\w'’])",
         r"\\boxed\{(?:\\text\{)?\s*\(?([A-J])\b",
         r"\(([A-J])\)",
-        r"(?m:^\s*(?:option\s+|choice\s+)?([A-J])(?:\s*$|[).:]))",
+        # Not \s: each of many empty lines would look through all that follow.
+        r"(?m:^[^\S\n]*(?:option\s+|choice\s+)?([A-J])(?:[^\S\n]*$|[).:]))",
     ):
         letters = re.findall(pattern, text)
         if letters:

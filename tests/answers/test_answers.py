@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import perf_counter
+from time import perf_counter, process_time
 
 import pytest
 from hypothesis import given
@@ -89,6 +89,47 @@ def test_hostile_texts_are_bounded(text):
             form = None if candidate is None else canonical(candidate)
             assert form is None or len(form) <= MAX_ANSWER
     assert perf_counter() - start < 0.2 * 5
+
+
+UNITS = ["\n", " ", "\t", ".", "..", ",", "!", "(", ")", "()", "{", "}", "{}", r"\boxed{", r"\boxed{\text{", r"\boxed{}",
+         r"\frac", r"\frac{", r"\frac{1}{2}", r"\frac12", "9", "9**", "9/", "1/", "/", "1 ", "1,", "1,000,", "0.", "1e", "$",
+         "$$", r"\$", "-", "- ", "x=", "a_1=", "=", "*", "`", "_", "~", "\\", r"\,", r"\text{", r"\text{a}", r"\left(", "%",
+         "answer", "answer is", "answer: ", "####", "#### \t", "answer is (", "option ", "\noption ", "(A", "A\n", "\nA", "é",
+         "ﷺ", "½", "１", "\u0300", "\u202e", "\ud800", "\0", "a. ", "A:\n", "\u2028", "\xa0", "\r", "A\r"]  # fmt: skip
+AROUND = ["{}", "1{}x", "({})", "${}$", "answer is {}z"]
+READERS = [auto, boxed, last_number, choice, last_line, canonical]
+
+
+@pytest.mark.parametrize("read", READERS, ids=lambda f: f.__name__)
+def test_time_grows_with_the_length_and_not_with_its_square(read):
+    """Four times the text takes about four times the time (a square would take sixteen times), whatever is repeated."""
+    longest = 2_900 if read is canonical else 20_000
+
+    def seconds(text, n):
+        times = []
+        for _ in range(n):
+            start = process_time()
+            read(text)
+            times.append(process_time() - start)
+        return min(times)
+
+    for unit in UNITS:
+        for around in AROUND:
+            short, long = (around.replace("{}", unit * (n // len(unit))) for n in (longest // 4, longest))
+            one, four = seconds(short, 3), seconds(long, 1)
+            if four > 9 * one + 0.02:  # before it counts, measured as the shorter one was
+                one, four = seconds(short, 7), seconds(long, 7)
+            assert four <= 9 * one + 0.02, (unit, around)
+
+
+@pytest.mark.parametrize(
+    "text", ["9**9**9", "9^{9^9}", "9!!!!", "1e99", "1e-99", "9" * 3000, "1/" + "9" * 190, "1e999", "９" * 250]
+)
+def test_numbers_too_large_are_no_work(text):
+    """Powers stay text, exponents have two digits, and the canonical form stays its own."""
+    form = canonical(text)
+    assert len(form) <= MAX_ANSWER
+    assert canonical(form) == form
 
 
 def test_long_answers_differ_by_their_end():
