@@ -1,6 +1,7 @@
 """From a sample's text to its answer. An extractor is `text -> str | None`; None never votes.
 
-Nothing here evaluates what a model wrote, and every step is bounded by MAX_TEXT characters. Standard library only.
+Nothing here evaluates what a model wrote, and every step is bounded by MAX_TEXT characters; a pattern of the caller's
+by time. Standard library only.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import re
 from collections.abc import Callable
 from typing import cast
 
+from .child import Child
+
 MAX_TEXT = 20_000  # an answer is looked for in the last so many characters
+REGEX_SECONDS = 2.0  # for the caller's own pattern on one text
 
 Extractor = Callable[[str], "str | None"]
 
@@ -94,22 +98,40 @@ def auto(text: str) -> str | None:
     return number_or_line if number_or_line is not None and len(number_or_line) <= 40 else None
 
 
-def regex(pattern: str) -> Extractor:
-    """An extractor: the last match's first group (or the whole match)."""
+def regex(pattern: str, *, seconds: float = REGEX_SECONDS) -> Extractor:
+    """An extractor: the last match's first group (or the whole match).
+
+    seconds: a pattern can take for ever on a text, so it is run by another process, for at most so long
+    raises: ValueError for what is no pattern; the extractor raises it after `seconds`
+    """
     try:
-        compiled = re.compile(pattern)
-    except re.error as error:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
 
     def extract(text: str) -> str | None:
-        found = None
-        for match in compiled.finditer(text[-MAX_TEXT:]):
-            found = match
-        if found is None:
-            return None
-        return found.group(1) if compiled.groups else found.group()
+        try:
+            found = _SEARCHER.ask([pattern, text[-MAX_TEXT:]], seconds)
+        except TimeoutError:
+            raise ValueError(
+                f"a regular expression must be done with a text within {seconds:g} s, {pattern!r} was not; a "
+                "repetition inside a repetition, or beside one that matches the same, tries every way to share a text"
+            ) from None
+        return None if found is None else str(found)
 
     return extract
+
+
+_SEARCHER = Child("""
+import re
+
+def answer(question):
+    pattern, text = question
+    compiled, found = re.compile(pattern), None
+    for match in compiled.finditer(text):
+        found = match
+    return found and (found.group(1) if compiled.groups else found.group())
+""")
 
 
 EXTRACTORS: dict[str, Extractor] = {

@@ -91,11 +91,14 @@ def test_hostile_texts_are_bounded(text):
     assert perf_counter() - start < 0.2 * 5
 
 
-UNITS = ["\n", " ", "\t", ".", "..", ",", "!", "(", ")", "()", "{", "}", "{}", r"\boxed{", r"\boxed{\text{", r"\boxed{}",
-         r"\frac", r"\frac{", r"\frac{1}{2}", r"\frac12", "9", "9**", "9/", "1/", "/", "1 ", "1,", "1,000,", "0.", "1e", "$",
-         "$$", r"\$", "-", "- ", "x=", "a_1=", "=", "*", "`", "_", "~", "\\", r"\,", r"\text{", r"\text{a}", r"\left(", "%",
-         "answer", "answer is", "answer: ", "####", "#### \t", "answer is (", "option ", "\noption ", "(A", "A\n", "\nA", "é",
-         "ﷺ", "½", "１", "\u0300", "\u202e", "\ud800", "\0", "a. ", "A:\n", "\u2028", "\xa0", "\r", "A\r"]  # fmt: skip
+UNITS = [
+    "\n", " ", "\t", ".", "..", ",", "!", "(", ")", "()", "{", "}", "{}", r"\boxed{", r"\boxed{\text{",
+    r"\boxed{}", r"\frac", r"\frac{", r"\frac{1}{2}", r"\frac12", "9", "9**", "9/", "1/", "/", "1 ", "1,",
+    "1,000,", "0.", "1e", "$", "$$", r"\$", "-", "- ", "x=", "a_1=", "=", "*", "`", "_", "~", "\\", r"\,",
+    r"\text{", r"\text{a}", r"\left(", "%", "answer", "answer is", "answer: ", "####", "#### \t", "answer is (",
+    "option ", "\noption ", "(A", "A\n", "\nA", "\xe9", "\ufdfa", "\xbd", "\uff11", "\u0300", "\u202e", "\ud800",
+    "\x00", "a. ", "A:\n", "\u2028", "\xa0", "\r", "A\r",
+]  # fmt: skip
 AROUND = ["{}", "1{}x", "({})", "${}$", "answer is {}z"]
 READERS = [auto, boxed, last_number, choice, last_line, canonical]
 
