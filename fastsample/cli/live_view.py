@@ -14,6 +14,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from .terminal import harmless
+
 if TYPE_CHECKING:
     from ..solving.events import Event
 
@@ -34,8 +36,8 @@ class Palette:
 
 
 def short(answer: str, width: int = 16) -> str:
-    """An answer on one line and within `width` characters."""
-    line = " ".join(answer.split())
+    """An answer on one line, harmless and within `width` characters."""
+    line = " ".join(harmless(answer).split())
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
@@ -148,7 +150,7 @@ class Board:
         temperature, _ = self.strategy.plan[number]
         head = f"T {temperature:g}  "
         room = max(min(self.console.width, WIDEST) - len(head), 10)
-        words = " ".join(live[number].text.split())
+        words = " ".join(harmless(live[number].text).split())
         return Text(head, "dim").append(words if len(words) <= room else "…" + words[1 - room :], "dim italic")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .terminal import refuse
+from .terminal import json_line, refuse
 
 
 def questions(
@@ -48,7 +48,7 @@ def questions(
                 continue
             seen.add(text)
             record = {"id": f"{name}-{seed}-{place}", "question": text, "answer": str(entry["answer"])}
-            print(json.dumps(record, ensure_ascii=False))
+            print(json_line(record))
             if len(seen) == n:
                 return
     except (TypeError, AssertionError, ValueError) as error:

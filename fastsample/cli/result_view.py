@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .live_view import Palette, short
+from .terminal import harmless
 
 if TYPE_CHECKING:
     from ..strategies.records import Result
@@ -22,7 +23,7 @@ def show(result: Result, console: Console, palette: Palette) -> None:
     console.print(votes_table(result, palette))
     console.print()
     console.print(answer_line(result, palette))
-    console.print(Text(result.reason, "dim"), soft_wrap=not console.is_terminal)
+    console.print(Text(harmless(result.reason), "dim"), soft_wrap=not console.is_terminal)
     console.print(Text(cost(result), "dim"), soft_wrap=not console.is_terminal)
 
 
@@ -69,7 +70,7 @@ def answer_line(result: Result, palette: Palette) -> Text:
     votes = sum(by.get(result.answer, 0) for by in result.votes.values())
     total = sum(sum(by.values()) for by in result.votes.values())
     line = Text("leading so far  " if result.status == "interrupted" else "answer  ", "bold").append(
-        result.answer, f"bold {palette[result.answer]}"
+        harmless(result.answer), f"bold {palette[result.answer]}"
     )
     line.append(f"  {votes} of {total} {'vote' if total == 1 else 'votes'}", "dim")
     return line.append("  tied; the answer given first wins", "yellow") if result.is_tie else line
@@ -91,9 +92,9 @@ def show_texts(result: Result, console: Console, palette: Palette) -> None:
     """Every sample's text under its temperature, number and answer."""
     for s in result.samples:
         head = Text(f"T {s.temperature:g}, sample {s.k + 1}  ", "bold")
-        head.append(s.answer or "no answer", palette[s.answer] if s.answer else "dim")
+        head.append(harmless(s.answer) if s.answer else "no answer", palette[s.answer] if s.answer else "dim")
         console.print(head.append(f"  {s.tokens} tokens, {s.finish}", "dim"))
-        console.print(Text(s.text.strip() + "\n"))
+        console.print(Text(harmless(s.text.strip()) + "\n"))
 
 
 def plural(n: int, noun: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options
-from .terminal import INTERRUPTED, NO_ANSWER, console_for, load_model, refusals, refuse
+from .terminal import INTERRUPTED, NO_ANSWER, console_for, json_line, load_model, refusals, refuse
 
 if TYPE_CHECKING:
     from ..strategies.records import Result
@@ -102,7 +102,7 @@ def solve(
         result = _so_far(board.strategy)
     if as_json:
         machine = {"model": lm.name_or_path, "dtype": str(lm.dtype).removeprefix("torch."), "device": str(lm.device)}
-        print(json.dumps(machine | result.to_json(), ensure_ascii=False, allow_nan=False), flush=True)
+        print(json_line(machine | result.to_json()), flush=True)
     else:
         if texts:
             show_texts(result, console, palette)

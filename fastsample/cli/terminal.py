@@ -1,7 +1,9 @@
-"""What the commands share on a terminal: refusals in one sentence, consoles, and numbers for people."""
+"""What the commands share on a terminal: harmless text, refusals in one sentence, consoles, and numbers for people."""
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -16,9 +18,30 @@ if TYPE_CHECKING:
 NO_ANSWER, BAD_USAGE, INTERRUPTED = 1, 2, 130
 
 
+# What a terminal obeys instead of showing: C0 but tab and line feed, DEL, C1, the marks that turn the direction of
+# writing, Unicode's line separators; and surrogates, which cannot be written.
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def harmless(text: str) -> str:
+    """The text with what a terminal would obey shown by its picture (␛ for ESC) or by �; tabs and lines stay."""
+    return _OBEYED.sub(_picture, text)
+
+
+def _picture(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else "�"
+
+
+def json_line(value: object) -> str:
+    """One line of JSON; what a terminal would obey is escaped, so that it is read as it was and shown harmlessly."""
+    line = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return _OBEYED.sub(lambda match: f"\\u{ord(match.group()):04x}", line)
+
+
 def refuse(sentence: object) -> NoReturn:
     """Say what is wrong on standard error and leave with the code of bad usage."""
-    print(f"fastsample: {sentence}", file=sys.stderr)
+    print(f"fastsample: {harmless(str(sentence))}", file=sys.stderr)
     raise typer.Exit(BAD_USAGE)
 
 
@@ -34,10 +57,20 @@ def refusals() -> Iterator[None]:
 
 
 def console_for(*, is_stdout_taken: bool = False) -> Console:
-    """Where to write for people: standard error where standard output belongs to a program."""
+    """Where to write for people: standard error where standard output belongs to a program. It shows harmless text."""
     from rich.console import Console
+    from rich.segment import Segment
 
-    return Console(stderr=is_stdout_taken, highlight=False, soft_wrap=False)
+    class HarmlessConsole(Console):
+        def print(self, *objects: Any, **settings: Any) -> None:
+            super().print(*(harmless(o) if isinstance(o, str) else o for o in objects), **settings)
+
+        def render(self, *arguments: Any, **settings: Any) -> Iterator[Segment]:
+            # Rich's own escapes are no text: colours are styles, the cursor is moved by segments of control.
+            for text, style, control in super().render(*arguments, **settings):
+                yield Segment(text if control else harmless(text), style, control)
+
+    return HarmlessConsole(stderr=is_stdout_taken, highlight=False, soft_wrap=False)
 
 
 def load_model(name: str | None, dtype: str | None, device: str, console: Console) -> tuple[Any, Any]:
