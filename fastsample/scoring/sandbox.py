@@ -43,8 +43,10 @@ def run_python(code: str, tests: str, seconds: float, megabytes: int, *, is_jail
     """Whether the tests ran to their end on the code, within the limits.
 
     is_jailed: False leaves the walls away; limits and the separate process of the tests stay
-    raises: OSError where the walls cannot be built
+    raises: OSError where the walls cannot be built; ValueError on Windows
     """
+    if os.name != "posix":
+        raise ValueError("code of a model is tested over a socket that two processes inherit, which Windows cannot do")
     ours, theirs = socketpair()
     with (
         tempfile.TemporaryDirectory(prefix="fastsample-") as folder,
