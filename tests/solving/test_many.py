@@ -11,7 +11,6 @@ import pytest
 
 from fastsample.engines.local.engine import LocalEngine
 from fastsample.evaluation.replay import StoredEngine, replay
-from fastsample.solving import scheduler
 from fastsample.solving.solve import repeat, solve, solve_many
 from fastsample.strategies.question import Question, Settings
 from fastsample.strategies.records import Written
@@ -41,12 +40,13 @@ def test_memory_does_not_grow_with_finished_questions(monkeypatch):
     """Of 300 questions no more than the batch has rows for are alive at any time, their samples included."""
     alive: weakref.WeakSet[SelfConsistency] = weakref.WeakSet()
 
-    class Counted(SelfConsistency):
-        def __init__(self, *args):
-            super().__init__(*args)
-            alive.add(self)
+    begin = SelfConsistency.__init__
 
-    monkeypatch.setattr(scheduler, "SelfConsistency", Counted)
+    def counted(self, *args):
+        begin(self, *args)
+        alive.add(self)
+
+    monkeypatch.setattr(SelfConsistency, "__init__", counted)
     settings = Settings((1.0,), 20, rule_of("ahead"))
     most = 0
     for place, _ in enumerate(replay(stored(300, 20), settings, settings.rule, slots=16)):
