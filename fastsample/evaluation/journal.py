@@ -175,9 +175,12 @@ class Lock:
             raise RunError(f"{path.parent} was replaced while it was opened; try again")
 
     def release(self) -> None:
-        """Let others write. Said outright: a child process that inherited the file would keep the lock."""
+        """Let others write, once. Said outright: a child process that inherited the file would keep the lock."""
+        if self._number < 0:
+            return
         with suppress(ImportError, OSError):
             import fcntl
 
             fcntl.flock(self._number, fcntl.LOCK_UN)
         os.close(self._number)
+        self._number = -1

@@ -341,3 +341,20 @@ def test_certainties_that_are_no_numbers_are_left_out(tmp_path):
     with open_run(tmp_path, CONFIG, ITEMS) as run:
         run.add_sample("p", replace(written(0), certainties=(1.0, float("nan"))))
     assert [s for _, s in read_samples(tmp_path)] == [replace(written(0), certainties=())]
+
+
+def test_a_rename_that_fails_without_locks_is_told_as_it_is(tmp_path, monkeypatch):
+    """Where nothing is locked the lock's file is closed before the rename; closing it twice would hide the error."""
+    fcntl = pytest.importorskip("fcntl", reason="this system has no file locks of this kind")
+
+    def fail(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    monkeypatch.setattr(os, "rename", full)
+    with pytest.raises(OSError, match="No space"):
+        open_run(tmp_path / "run", CONFIG, ITEMS)
+    assert list(tmp_path.iterdir()) == []
