@@ -10,12 +10,14 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .evaluation.evaluate import evaluate
+    from .fallback import FallbackWarning
     from .sampling.api import SparseDistribution, distribution, sample
     from .sampling.contract import Stats
     from .solving.solve import solve, solve_many
     from .strategies.question import Question, Settings
 
 __all__ = [
+    "FallbackWarning",
     "Question",
     "Settings",
     "SparseDistribution",
@@ -31,6 +33,7 @@ __all__ = [
 
 # Fetched when first asked for, so that `fastsample --help` need not wait for torch.
 _HOMES = {
+    "FallbackWarning": "fallback",
     "Question": "strategies.question",
     "Settings": "strategies.question",
     "SparseDistribution": "sampling.api",

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "fastsample"
 # A folder, or a file at the top, is a room. Imports run down only: a room imports rooms of lower floors, and files of
 # its own room. This order is all that is kept by hand.
 FLOORS = (
-    "version tested token_stats",
+    "version tested token_stats fallback",
     "sampling answers voting torch_ops",
     "shared_prefix info",
     "models",

@@ -15,7 +15,8 @@ import tiny
 import torch
 
 import fastsample
-from fastsample.engines.local.selection import LADDER, FallbackWarning
+from fastsample.engines.local.selection import LADDER
+from fastsample.fallback import FallbackWarning
 from fastsample.strategies.records import Result
 
 ROOT = Path(__file__).parent.parent

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -106,8 +105,8 @@ def load_model(name: str | None, dtype: str | None, device: str, console: Consol
 
 
 def slower(model: Any) -> str | None:
-    """Why a model is served slower than could be, in one sentence, or None; the warning that says so is kept quiet."""
-    from ..engines.local.selection import FallbackWarning, service_for
+    """Why a model is served slower than could be, in one sentence for the caller to print, or None."""
+    from ..engines.local.selection import has_been_told, service_for
 
-    warnings.simplefilter("ignore", FallbackWarning)  # said by a line of ours
+    has_been_told(model)
     return service_for(model).reason

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import types
+from functools import cache
 
 from torch import Tensor
 
+from .. import fallback
 from .contract import Case, Stats, raise_for_invalid
 
 # By device: the first backend without an objection is taken. Nothing is imported before it is asked.
@@ -43,11 +45,26 @@ def backend_for(case: Case, name: str | None, does: str = "sample") -> types.Mod
         if objection:
             raise ValueError(f"backend {name!r} cannot run: {objection}")
         return module
+    refused: list[str] = []
     for candidate in ORDER.get(case.logits.device.type, ORDER_ELSEWHERE):
         module = load_backend(candidate)
-        if hasattr(module, does) and module.why_not(case) is None:
+        objection = module.why_not(case)
+        if hasattr(module, does) and objection is None:
+            if candidate == "reference" and refused:
+                _say(case.logits.device.type, tuple(refused))
             return module
+        if objection is not None:
+            refused.append(f"{candidate} cannot ({objection})")
     raise AssertionError("the reference has no objection")
+
+
+@cache
+def _say(device: str, refused: tuple[str, ...]) -> None:
+    """Once for each reason: the reference works row by row in numpy, hundreds of times slower than a kernel."""
+    fallback.warn(
+        f"tokens are drawn by the reference, row by row and hundreds of times slower than by a kernel for {device}: "
+        + ", ".join(refused)
+    )
 
 
 def load_backend(name: str) -> types.ModuleType:

@@ -71,10 +71,21 @@ class Scheduler:
                 if not is_more:
                     self._lend()
                 if self.open:
+                    yield from self._end_stuck()
                     yield from self._step()
         finally:
             for strategy in self.open.values():
                 self.engine.cancel(list(strategy.live.values()))
+
+    def _end_stuck(self) -> Iterator[Result]:
+        """A question whose strategy neither asks nor decides would keep the run going round for ever."""
+        for serial, strategy in list(self.open.items()):
+            if not strategy.live and not strategy.verdict.is_final:
+                self._start(strategy)
+                if not strategy.live:
+                    name = type(strategy).__name__
+                    error = RuntimeError(f"{name} asked for nothing and decided nothing; judge must become final then")
+                    yield self._fail(serial, strategy.question, error)
 
     def _idle_slots(self) -> int:
         return self.engine.slots - len(self.engine.waiting) - len(self.engine.running)

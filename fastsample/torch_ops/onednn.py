@@ -64,6 +64,15 @@ def missing(dtype: torch.dtype) -> str | None:
     return None
 
 
+@cache
+def rounds_alike(dtype: torch.dtype) -> bool:
+    """Whether a row's product is the same bits among any number of rows: so from torch 2.13 on, and not in 2.8."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(n, 576, generator=generator).to(dtype) for n in (64, 128))
+    whole = product(x, weight)
+    return all(torch.equal(product(x[:n], weight), whole[:n]) for n in (1, 2, 3, 5, 8, 15, 16, 33))
+
+
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [..., K] times the transposed weight [M, K], plain, a transposed view or packed: [..., M].
 

@@ -75,7 +75,7 @@ def test_why_not_has_no_objection_to_a_real_model(embedded, dtype):
     assert why_not(copy.deepcopy(embedded[0]).to(dtype)) is None
 
 
-@pytest.mark.filterwarnings("ignore::fastsample.engines.local.selection.FallbackWarning")
+@pytest.mark.filterwarnings("ignore::fastsample.fallback.FallbackWarning")
 @pytest.mark.parametrize("name", FALL_BACK)
 def test_fallback_says_why_and_is_right(name):
     """What cannot share says so in one sentence, is served by a rung below, and comes out right."""

@@ -14,7 +14,7 @@ import fastsample
 from fastsample.cli import main
 from fastsample.engines.local import selection
 from fastsample.engines.local.engine import LocalEngine
-from fastsample.engines.local.selection import FallbackWarning
+from fastsample.fallback import FallbackWarning
 from fastsample.models import compat
 
 ASK = ["2 + 2?", "--temperatures", "1", "--samples", "2", "--max-new-tokens", "8"]

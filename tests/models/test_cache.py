@@ -13,6 +13,7 @@ from fastsample.models.cache import SharedCache
 from fastsample.models.forward import Forward
 from fastsample.shared_prefix import attention as arithmetic
 from fastsample.shared_prefix.sizes import FIRST_TAIL
+from fastsample.torch_ops import onednn
 
 PROMPT = prompts_of(30)[0]
 
@@ -224,6 +225,8 @@ def test_logits_do_not_depend_on_the_batch(embedded, dtype, length, prepack):
         engine = SharedPrefixRunner(model, prepack=prepack)
         if engine.forward.twin.objection:
             pytest.skip(engine.forward.twin.objection)
+        if not onednn.rounds_alike(dtype):
+            pytest.skip("this torch rounds a row differently in small batches")
         prefix = engine.prefill([100 + 7 * i for i in range(length)])
         tokens = torch.randint(100, VOCAB * 100, (20, 12), generator=torch.Generator().manual_seed(1))
 

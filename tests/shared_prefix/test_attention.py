@@ -107,6 +107,8 @@ def test_log_sum_exp_of_the_products(softcap, queries, keys, monkeypatch):
     """The products' LSE, of scores far below and above zero, and the same bits however the queries are cut up."""
     if onednn.missing(torch.float32):
         pytest.skip(onednn.missing(torch.float32))
+    if not onednn.rounds_alike(torch.float32):
+        pytest.skip("this torch rounds a row differently in small batches")
     q, k, v = (torch.randn(1, 2, n, 32) for n in (queries, keys, keys))
     for shift in (-30.0, 0.0, 30.0):
         moved = k + shift * q[:, :, :1] / q[:, :, :1].square().sum(-1, keepdim=True)  # the first query's scores move

@@ -211,3 +211,17 @@ def test_a_question_that_fails_is_still_a_result():
         None, None, questions, settings=settings, extractor=lambda t: 1 / 0, engine=engine, on_event=lambda event: None
     )
     assert [r.error for r in run] == ["ZeroDivisionError: division by zero"] * 2
+
+
+class Silent(SelfConsistency):
+    """A strategy that asks for nothing and never decides."""
+
+    def requests(self, lent=0):
+        return []
+
+
+def test_a_strategy_that_asks_for_nothing_ends_with_an_error(seven):
+    """Its question fails in a sentence; the run would otherwise go round for ever."""
+    lm, tokenizer = seven
+    (result,) = solve_many(lm, tokenizer, ["2 + 2?"], settings=Settings(), strategy=Silent)
+    assert result.error == "RuntimeError: Silent asked for nothing and decided nothing; judge must become final then"

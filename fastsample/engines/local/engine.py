@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ... import fallback
 from ...models.config import check_model, context_length, eos_of, vocabulary, weights_version
 from ...models.forward import Prefix
 from ...sampling.api import sample
 from ...token_stats import TokenStats
-from ...torch_ops.onednn import packed_bytes
+from ...torch_ops import onednn
 from ..base import Request, Sample, Traits
 from ..checks import check_request
 from .batch import RawRow, Row, columns_of, edit_all, first_logits, is_edited, mark_invalid
@@ -77,6 +78,11 @@ class LocalEngine:
         self.runner = runner_for(model, prepack=prepack) if runner is None else runner
         reason = service_for(model).reason if runner is None else None
         self.traits = Traits(self.runner.name, str(getattr(model, "name_or_path", "")), reason=reason)
+        if prepack and onednn.why_not(model) is None and not onednn.rounds_alike(model.dtype):
+            fallback.warn(
+                "prepack promises the same bits in any batch, and this torch rounds a row differently in small ones: "
+                "a text may differ between batches where two tokens are nearly tied; torch 2.13 does not"
+            )
         self.context = context_length(model)
         self.vocabulary = vocabulary(model)
         self.steps = 0
@@ -228,7 +234,7 @@ class LocalEngine:
                 prompt_tokens=max(len(s.request.prompt) for s in asked),
                 samples=len(asked),
                 max_new_tokens=max(s.request.max_new_tokens for s in asked),
-                packed=packed_bytes(self.model) if self.prepack else 0,
+                packed=onednn.packed_bytes(self.model) if self.prepack else 0,
             )
             raise MemoryError(
                 f"memory must hold the batch, got {plan.sentence()}; lower slots or the samples"

@@ -7,7 +7,6 @@ served below the first rung is told so, once.
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ... import fallback
 from ...models import compat
 from ...models.attention import SharingError
 from ...models.config import vocabulary
@@ -32,10 +32,6 @@ LOW_PRECISION = 0.4
 
 _objections: weakref.WeakKeyDictionary[Any, dict[type, str | None]] = weakref.WeakKeyDictionary()
 _told: weakref.WeakSet[Any] = weakref.WeakSet()
-
-
-class FallbackWarning(UserWarning):
-    """A model is served by a slower runner than the best; the message says which one, why and what it costs."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +64,19 @@ def service_for(model: Any) -> Service:
 def runner_for(model: Any, *, prepack: bool = False) -> Runner:
     """The first runner of the ladder without an objection; prepack as in `torch_ops.onednn`.
 
-    warns: FallbackWarning, once for a model, where it is not the first
+    warns: fallback.FallbackWarning, once for a model, where it is not the first
     """
     service = service_for(model)
     if service.reason is not None and model not in _told:
-        _told.add(model)
-        warnings.warn(service.reason, FallbackWarning, stacklevel=3)
+        has_been_told(model)
+        fallback.warn(service.reason)
     runner: Runner = service.kind(model, prepack=prepack)
     return runner
+
+
+def has_been_told(model: Any) -> None:
+    """Somebody has told the user by other words than a warning how this model is served: no warning will follow."""
+    _told.add(model)
 
 
 def why_not(model: Any) -> str | None:

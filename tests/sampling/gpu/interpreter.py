@@ -41,7 +41,7 @@ def _quick_reduce(self, values):
     return _reduce(self, values)
 
 
-_run, _patched = interpreter.InterpretedFunction.run, set()
+_run, _patched = interpreter.GridExecutor.__call__, set()
 
 
 def _launch(self, *args, **kwargs):
@@ -60,5 +60,5 @@ def _call_inside(self, *args, **kwargs):
 interpreter.InterpreterBuilder.create_fma = _fma
 interpreter._convert_float = _widen
 interpreter.ReduceOps.apply_impl = _quick_reduce
-interpreter.InterpretedFunction.run = _launch
+interpreter.GridExecutor.__call__ = _launch
 interpreter.InterpretedFunction.__call__ = _call_inside
