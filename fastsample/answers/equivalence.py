@@ -28,7 +28,7 @@ def canonical(answer: str) -> str | None:
     if value is not None:
         return _digits(value)
     text = re.sub(r"\s*([-+*/^=,;:()\[\]{}<>|])\s*", r"\1", text)
-    text = text.upper() if len(text) == 1 else text.casefold()
+    text = text.upper() if len(text) == len(text.upper()) == 1 else text.casefold()
     if len(text) > MAX_ANSWER:
         return "#" + blake2b(text.encode("utf-8", "replace"), digest_size=16).hexdigest()
     return text

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-LAYOUT = "1"  # part of the cache key: raise it when a conversion would come out differently
+CONTROL = 3  # a token's kind in a GGUF: it is never text
+LAYOUT = "2"  # part of the cache key: raise it when a conversion would come out differently
 
 
 Say = Callable[[str], None]
@@ -80,16 +81,13 @@ def _unpack(path: Path, folder: Path, dtype: Any) -> None:
     here, file = str(path.parent), path.name
     try:
         metadata = GGUFReader(path).fields
-        tokenizer = transformers.AutoTokenizer.from_pretrained(here, gguf_file=file)
+        tokenizer = _tokenizer(here, file, metadata)
         with compat.without_unpacking_bar():
             model: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 here, gguf_file=file, dtype=dtype or torch.float32, **compat.unpack_options()
             )
     except Exception as error:  # a damaged file fails in numpy, struct, Rust or transformers, each in its own way
         raise ModelError(f"{str(path)!r} cannot be read as a GGUF model: {first_line(error)}") from error
-    pre = metadata.get("tokenizer.ggml.pre")
-    if pre is not None and pre.contents() == "smollm":
-        _split_digits(tokenizer)
     need, free = sum(p.numel() * p.element_size() for p in model.parameters()), shutil.disk_usage(folder).free
     if free < need * 1.05:
         raise ModelError(
@@ -99,6 +97,70 @@ def _unpack(path: Path, folder: Path, dtype: Any) -> None:
     compat.forget_packing(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _tokenizer(folder: str, file: str, metadata: Any) -> Any:
+    """As transformers reads it, if it gives a text back as it was; else made of the file's own tokens and merges.
+
+    Some releases (5.4 among them) read a byte-level tokenizer as one of another kind, and every text comes out garbled.
+    """
+    import transformers
+
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=file)
+        if _said(metadata, "tokenizer.ggml.pre") == "smollm":
+            _split_digits(tokenizer)
+        if reads_back(tokenizer):
+            return tokenizer
+    except Exception:
+        if _said(metadata, "tokenizer.ggml.model") != "gpt2":
+            raise
+    if _said(metadata, "tokenizer.ggml.model") == "gpt2":
+        tokenizer = _byte_level(metadata)
+        if reads_back(tokenizer):
+            return tokenizer
+    raise ValueError("its tokenizer does not give a text back as it was; use another release of transformers")
+
+
+def reads_back(tokenizer: Any) -> bool:
+    """Whether a text survives being made tokens and text again."""
+    text = "What is 12 + 8? It's 20.\n\n  x = {3: 'a'}"
+    try:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return bool(tokenizer.decode(ids, skip_special_tokens=True).strip() == text)
+    except Exception:  # of the tokenizers library, about a vocabulary that does not fit its own kind
+        return False
+
+
+def _byte_level(metadata: Any) -> Any:
+    """A byte-level BPE tokenizer from the tokens, merges and special tokens that the file lists."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokens, merges = _said(metadata, "tokenizer.ggml.tokens"), _said(metadata, "tokenizer.ggml.merges")
+    merges = [merges] if isinstance(merges, str) else merges
+    vocab = {token: i for i, token in enumerate(tokens)}
+    core = Tokenizer(models.BPE(vocab=vocab, merges=[tuple(merge.split(" ", 1)) for merge in merges]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    kinds = _said(metadata, "tokenizer.ggml.token_type") or []
+    core.add_special_tokens([token for token, kind in zip(tokens, kinds) if kind == CONTROL])
+    named = {
+        f"{name}_token": tokens[number]
+        for name in ("bos", "eos", "unk")
+        if (number := _said(metadata, f"tokenizer.ggml.{name if name != 'unk' else 'unknown'}_token_id")) is not None
+    }
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, **named)
+    tokenizer.chat_template = _said(metadata, "tokenizer.chat_template")
+    if _said(metadata, "tokenizer.ggml.pre") == "smollm":
+        _split_digits(tokenizer)
+    return tokenizer
+
+
+def _said(metadata: Any, name: str) -> Any:
+    """What a field of the file holds; None where it has none."""
+    field = metadata.get(name)
+    return None if field is None else field.contents()
 
 
 def _split_digits(tokenizer: Any) -> None:

