@@ -14,7 +14,7 @@ from . import draws, ptx
 pytest.importorskip("triton", reason="triton is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not ptx.EMULATOR.exists(), reason=ptx.MISSING)]
 
-BACKENDS = ptx.ROOT / "fastsample" / "backends"
+KERNELS = ptx.ROOT / "fastsample/sampling/backends/triton"
 NAMES = itertools.count()
 
 LISTED = "mask=(j < chunks) & (reaches == 0))"
@@ -46,14 +46,14 @@ def planted(fault, folder, monkeypatch):
     package = folder / name
     package.mkdir()
     (package / "__init__.py").touch()
-    for source in BACKENDS.glob("triton_*.py"):
-        text = source.read_text().replace("from ..contract", "from fastsample.sampling.contract")
-        if source.stem == f"triton_{file}":
+    for source in KERNELS.glob("[!_]*.py"):
+        text = source.read_text().replace("from ...contract", "from fastsample.sampling.contract")
+        if source.stem == file:
             assert text.count(right) == 1
             text = text.replace(right, wrong)
         (package / source.name).write_text(text)
     monkeypatch.syspath_prepend(folder)
-    return importlib.import_module(f"{name}.triton_kernels")
+    return importlib.import_module(f"{name}.kernels")
 
 
 def sign_in_sums(source) -> str | None:

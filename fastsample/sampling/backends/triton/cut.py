@@ -1,6 +1,6 @@
 """Where the filters cut a row, exactly: a guess from a few chunks, checked and settled with integers.
 
-The kept prefix of a row ends at a key (see `triton_arithmetic.key_of`). `find_cut` holds a range [low, high) of keys
+The kept prefix of a row ends at a key (see `arithmetic.key_of`). `find_cut` holds a range [low, high) of keys
 that is known to contain the last kept one. A sweep reads the chunks that reach a bracket inside that range once, adds
 up exactly what lies above it and in it, and collects what lies in it. Whatever the guess, each sweep leaves less.
 """

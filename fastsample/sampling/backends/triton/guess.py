@@ -1,6 +1,6 @@
 """A bracket of logits that should hold a filter's cut, from 16 chunks of the highest maxima and 16 of the rest.
 
-A guess decides nothing, so floats will do: `triton_cut` checks it with integers and looks elsewhere where it was wrong.
+A guess decides nothing, so floats will do: `cut` checks it with integers and looks elsewhere where it was wrong.
 """
 
 # mypy: ignore-errors
