@@ -277,6 +277,8 @@ def _dense(name: str, tensor: Tensor) -> Tensor:
 
 def _tensor(name: str, value: Any, rows: int | None, dtype: torch.dtype, logits: Tensor) -> Tensor:
     if not isinstance(value, Tensor):
+        if getattr(value, "shape", None) == ():  # numpy's bool: torch would read it as an index
+            value = value.item()
         try:
             value = torch.as_tensor(value, device=logits.device)
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
