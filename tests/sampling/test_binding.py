@@ -12,9 +12,9 @@ from fastsample.sampling.contract import Case, Stats
 @pytest.fixture(params=["_cpu", "_cuda"])
 def extension(request):
     try:
-        return importlib.import_module(f"fastsample.{request.param}")
+        return importlib.import_module(f"fastsample.sampling.backends.{request.param}")
     except ImportError as error:
-        pytest.skip(f"fastsample.{request.param} was not built: {error}")
+        pytest.skip(f"{request.param} was not built: {error}")
 
 
 def case_of(logits, **parameters):

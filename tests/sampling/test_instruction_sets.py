@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-_cpu = pytest.importorskip("fastsample._cpu", reason="the compiled extension is missing")
+_cpu = pytest.importorskip("fastsample.sampling.backends._cpu", reason="the compiled extension is missing")
 pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="CPUID is of x86-64")
 
 # The x86-64 psABI's levels: name as Linux has it, word of CPUID, bit.

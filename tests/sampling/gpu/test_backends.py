@@ -47,7 +47,9 @@ def test_workspace_is_within_its_limit():
 
 def test_the_extension_is_harmless_without_a_driver():
     """Where it was built, it imports; a launch gives an error code and no crash."""
-    extension = pytest.importorskip("fastsample._cuda", reason="the CUDA extension was not built: nvcc was not found")
+    extension = pytest.importorskip(
+        "fastsample.sampling.backends._cuda", reason="the CUDA extension was not built: nvcc was not found"
+    )
     assert extension.splits_for(1, 151_936, 132) == 19
     assert extension.splits_for(1024, 151_936, 132) == 1
     if torch.cuda.is_available():
