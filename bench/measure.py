@@ -55,7 +55,7 @@ def machine() -> dict[str, str]:
         "processor": model,
         "instruction set": str(info["instruction_set"]),
         "python": info["python"],
-        "torch": info["torch"],
+        "torch": info["packages"]["torch"],
         "fastsample": info["fastsample"],
         "date": time.strftime("%Y-%m-%d"),
     }
