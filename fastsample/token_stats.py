@@ -22,6 +22,9 @@ class TokenStats(NamedTuple):
     self_certainty: float
 
 
+NO_STATS = TokenStats(nan, nan, nan, nan)  # of a token that was not drawn
+
+
 class MeanStats(NamedTuple):
     """The means over a sample's tokens, in nats; None where there is none (no token, or a value that is not finite)."""
 

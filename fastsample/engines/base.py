@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 from ..token_stats import MeanStats, TokenStats
+
+
+class Parked(Protocol):
+    """What an engine has kept of a text that it has read or written: it can be continued, any number of times.
+
+    Made by an engine that parks, for that engine alone; nobody else looks inside. Kept until it is released.
+    """
+
+    @property
+    def length(self) -> int:
+        """The token ids that it covers, from the beginning of the prompt."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -22,6 +34,15 @@ class Request:
     eos:              token ids that end the sample; None = the model's own, () = none
     logits_processor: called with [1, L] ids and [1, V] scores of this sample alone; returns the scores to draw from
     key:              the caller's own name for the request, passed through
+
+    A text may be written leg by leg, by an engine that parks:
+    after:            continue this parked text; `prompt` still holds all ids so far, after.length of them
+    append:           token ids that are put behind the prompt first, nothing drawn; the first of the sample's tokens
+    until:            strings that end the leg, behind the token that completes one: finish "until". A string counts
+                      from the leg's first visible character on; appended tokens are passed by
+    until_ids:        token ids that end the leg and are not kept: finish "until", Sample.ended_by
+    legs:             the sample ends at so many of these ends, 1 for the first; an until-id ends it at once
+    park:             keep what was computed for it: Sample.parked
     """
 
     prompt: tuple[int, ...]
@@ -37,17 +58,24 @@ class Request:
     eos: tuple[int, ...] | None = None
     logits_processor: Callable[[Any, Any], Any] | None = None
     key: Hashable = None
+    after: Parked | None = None
+    append: tuple[int, ...] = ()
+    until: tuple[str, ...] = ()
+    until_ids: tuple[int, ...] = ()
+    legs: int = 1
+    park: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.prompt, tuple):
-            object.__setattr__(self, "prompt", _ids(self.prompt))
+        for name in ("prompt", "append"):
+            if not isinstance(getattr(self, name), tuple):
+                object.__setattr__(self, name, _ids(name, getattr(self, name)))
 
 
-def _ids(prompt: Any) -> tuple[int, ...]:
+def _ids(name: str, given: Any) -> tuple[int, ...]:
     """Token ids as a tuple; raises TypeError for what is none."""
-    listed = prompt.tolist() if hasattr(prompt, "tolist") else prompt
+    listed = given.tolist() if hasattr(given, "tolist") else given
     if isinstance(listed, str | bytes) or not isinstance(listed, Sequence):
-        raise TypeError(f"prompt must be token ids, got {type(prompt).__name__}; call the tokenizer on a text first")
+        raise TypeError(f"{name} must be token ids, got {type(given).__name__}; call the tokenizer on a text first")
     if len(listed) == 1 and isinstance(listed[0], Sequence) and not isinstance(listed[0], str | bytes):
         listed = listed[0]  # what a tokenizer returns for a batch of one
     return tuple(listed)
@@ -57,11 +85,14 @@ def _ids(prompt: Any) -> tuple[int, ...]:
 class Sample:
     """A request while it is written, and afterwards.
 
-    tokens: token ids, the EOS that ended it included
-    text:   the decoded text; without EOS and without the stop string that ended it
-    finish: None while it is written, then "eos", "stop", "length", "cancelled" or "failed"
-    stats:  of each token
-    error:  why it failed, in one sentence; the samples beside it go on
+    tokens:   token ids, appended ones first, the EOS that ended it included
+    text:     the decoded text; without EOS and without the stop string that ended it
+    finish:   None while it is written, then "eos", "stop", "until", "length", "cancelled" or "failed"
+    stats:    of each token; NO_STATS of the appended ones
+    error:    why it failed, in one sentence; the samples beside it go on
+    appended: so many of the tokens were put there and not drawn
+    ended_by: the until-id that was drawn and ended it; it is not among the tokens
+    parked:   the prompt and these tokens, without EOS, to be continued; None where nothing was kept
     """
 
     request: Request
@@ -70,6 +101,9 @@ class Sample:
     finish: str | None = None
     stats: list[TokenStats] = field(default_factory=list)
     error: str | None = None
+    appended: int = 0
+    ended_by: int | None = None
+    parked: Parked | None = None
 
     @property
     def logprobs(self) -> list[float]:
@@ -78,8 +112,8 @@ class Sample:
 
     @property
     def means(self) -> MeanStats:
-        """The means over its tokens."""
-        return MeanStats.of(self.stats)
+        """The means over the tokens that were drawn."""
+        return MeanStats.of(self.stats[self.appended :])
 
 
 @dataclass(frozen=True)
@@ -92,6 +126,7 @@ class Traits:
     certainty: "full" (self-certainty of every token), "top20" (of the twenty likeliest) or "none"
     cancels:   what really stops when it is asked to: "sample", "group" or "none"
     reason:    why it is slower than it could be and what that costs, in one sentence; None where it is not
+    parks:     whether it is a `ParkingEngine`
     """
 
     name: str
@@ -100,6 +135,7 @@ class Traits:
     certainty: str = "full"
     cancels: str = "sample"
     reason: str | None = None
+    parks: bool = False
 
 
 class Engine(Protocol):
@@ -140,3 +176,30 @@ class Engine(Protocol):
     def step(self) -> list[Sample]:
         """Go on by one forward pass, or until there is news; returns the samples that ended."""
         ...
+
+
+class ParkingEngine(Engine, Protocol):
+    """An engine that keeps what it has computed, so that a text is continued without being read again.
+
+    It serves `after`, `append`, `until`, `until_ids`, `legs` and `park` of a request.
+    """
+
+    def release(self, parked: Iterable[Parked]) -> None:
+        """Let go of their memory; one that is released already is left as it is.
+
+        A released one that is asked for again is a ValueError: read once more, it would round differently.
+        """
+        ...
+
+    def read(self, parked: Parked, tokens: Sequence[int]) -> list[float]:
+        """The log-probability of each of these tokens behind a parked text, in nats, nothing drawn; `parked` stays."""
+        ...
+
+    def cut(self, parked: Parked, kept: int) -> Parked:
+        """The first `kept` token ids of a parked text, parked for themselves; `parked` stays as it is."""
+        ...
+
+
+def is_parking(engine: Engine) -> TypeGuard[ParkingEngine]:
+    """Whether the engine parks, for whoever is about to call what only such an engine has."""
+    return engine.traits.parks

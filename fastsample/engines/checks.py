@@ -42,5 +42,7 @@ def check_request(request: Request, context: int, tokenizer: Any, vocabulary: in
         raise ValueError("stop strings must not be empty, got ''; leave it out")
     if request.stop and tokenizer is None:
         raise ValueError(f"stop strings need the tokenizer, got {request.stop!r} without one; pass the tokenizer")
+    if request.after or request.append or request.until or request.until_ids or request.park or request.legs != 1:
+        raise ValueError("this engine does not keep paths yet, got a request with after, append, until, legs or park")
     r = request
     Case.of(torch.zeros(1, 2), r.temperature, r.top_k, r.top_p, r.min_p, r.seed, [r.stream], 0, None)
