@@ -23,10 +23,13 @@ def info(
     """
     import fastsample
 
+    from ..models import compat
+
     record: dict[str, Any] = fastsample.info()
     if model is not None:
         with refusals():
             record["model"] = _service(model, dtype, device)
+            record["untested"] += compat.unknown_internals()
     if as_json:
         typer.echo(json.dumps(record))
         return

@@ -1,7 +1,8 @@
 """What a call of `sample` may be given, checked and normalised once; and the constants of the numerical contract.
 
-Every error about sampling arguments is raised here. The checks that need no value of a tensor (`Case.of`) trace through
-`torch.compile`; the ones that look at values (`Case.check_values`) run where the values are at hand: on the CPU.
+Errors about what is drawn are raised here, those about `out` in `api` and about `backend` in `dispatch`. The checks
+that need no value of a tensor (`Case.of`) trace through `torch.compile`; the ones that look at values
+(`Case.check_values`) run where the values are at hand: on the CPU.
 """
 
 from __future__ import annotations

@@ -103,6 +103,7 @@ AROUND = ["{}", "1{}x", "({})", "${}$", "answer is {}z"]
 READERS = [auto, boxed, last_number, choice, last_line, canonical]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", READERS, ids=lambda f: f.__name__)
 def test_time_grows_with_the_length_and_not_with_its_square(read):
     """Four times the text takes about four times the time (a square would take sixteen times), whatever is repeated."""

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import fastsample
 from fastsample.cli import main
 from fastsample.info import outside
+from fastsample.models import compat
 from fastsample.tested import TESTED
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +47,13 @@ def test_info_of_a_model_says_how_it_is_served(tiny_folder):
     assert "the fastest" in done.output
     record = json.loads(CliRunner().invoke(main, ["info", "--model", str(tiny_folder), "--json"]).stdout)["model"]
     assert record == {"name": str(tiny_folder), "engine": "shared-prefix", "engine_reason": None}
+
+
+def test_info_of_a_model_names_what_transformers_no_longer_has(tiny_folder, monkeypatch):
+    """A name that is looked for inside of transformers and is gone costs something, and nobody would notice it."""
+    monkeypatch.setattr(compat, "ASSISTED", ("_no_such_method",))
+    done = CliRunner().invoke(main, ["info", "--model", str(tiny_folder)])
+    assert "transformers has no _no_such_method any more" in done.output
 
 
 def test_the_tested_range_is_that_of_the_lock_and_of_pyproject():
