@@ -150,7 +150,7 @@ def sample(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None) -> int:
         tokens[b] = token
         if stats is not None:
             for column, value in zip(stats, (logprob, *_raw(values, token), kept, status)):
-                column[b] = value
+                column[b] = torch.tensor(value, dtype=torch.float64)  # what float32 does not hold becomes infinite
     return invalid
 
 

@@ -82,3 +82,13 @@ def test_sparse_distribution(backend):
     assert sparse.ids.tolist() == [[3, 2, -1], [0, 1, 2]]
     assert sparse.probabilities[0, 2] == 0
     assert (sparse.probabilities.sum(1) - 1).abs().max() <= 1e-6
+
+
+def test_statistics_beyond_float32_are_infinite(backend):
+    """Logits at both ends of float32: their mean lies further below the highest than a float32 can, and is no error."""
+    ends = torch.tensor([[3e38, -3e38, -3e38]])
+    tokens, stats = fastsample.sample(ends, return_stats=True, backend=backend)
+    assert tokens.tolist() == [0]
+    assert stats.self_certainty.tolist() == [math.inf]
+    assert (stats.raw_logprob.tolist(), stats.status.tolist()) == ([0], [0])
+    assert stats.entropy.item() <= 1e-5
