@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -80,8 +81,9 @@ def _unpack(path: Path, folder: Path, dtype: Any) -> None:
 
     here, file = str(path.parent), path.name
     try:
-        metadata = GGUFReader(path).fields
-        tokenizer = _tokenizer(here, file, metadata)
+        reader = GGUFReader(path)
+        _check_sizes(here, file, reader)
+        tokenizer = _tokenizer(here, file, reader.fields)
         with compat.without_unpacking_bar():
             model: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 here, gguf_file=file, dtype=dtype or torch.float32, **compat.unpack_options()
@@ -97,6 +99,24 @@ def _unpack(path: Path, folder: Path, dtype: Any) -> None:
     compat.forget_packing(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _check_sizes(folder: str, file: str, reader: Any) -> None:
+    """Raise ValueError where the header describes a larger model than the file holds: to make it could take for ever."""
+    import torch
+    import transformers
+
+    blocks = _said(reader.fields, f"{_said(reader.fields, 'general.architecture')}.block_count")
+    found = [int(match[1]) + 1 for t in reader.tensors if (match := re.match(r"blk\.(\d{1,9})\.", t.name))]
+    layers = max(found, default=0)
+    if isinstance(blocks, int) and blocks > layers:
+        raise ValueError(f"block_count must be the number of layers in the file, {layers}, got {blocks}")
+    config = transformers.AutoConfig.from_pretrained(folder, gguf_file=file)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    wanted, held = sum(p.numel() for p in model.parameters()), sum(int(t.n_elements) for t in reader.tensors)
+    if wanted > 2 * held:  # tied embeddings are stored once
+        raise ValueError(f"its header describes {wanted:,} weights and the file holds {held:,}; it is damaged")
 
 
 def _tokenizer(folder: str, file: str, metadata: Any) -> Any:

@@ -52,6 +52,31 @@ def test_the_cache_follows_the_content_not_the_name(tiny_gguf, cache, tmp_path):
     assert gguf.unpacked(path) != first
 
 
+def patched(source, target, key, value):
+    """A copy of a .gguf file with another 32-bit number behind a key of its header."""
+    content = bytearray(source.read_bytes())
+    at = content.index(key.encode()) + len(key) + 4  # behind the type of the value
+    content[at : at + 4] = value.to_bytes(4, "little")
+    target.write_bytes(content)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("llama.block_count", 2**31, "block_count must be the number of layers in the file, 1, got 2147483648"),
+        ("llama.block_count", 2, "block_count must be the number of layers in the file, 1, got 2"),
+        ("llama.feed_forward_length", 2**31 - 1, "its header describes .* weights and the file holds"),
+        ("llama.vocab_size", 2**31 - 1, "its header describes .* weights and the file holds"),
+    ],
+)
+def test_a_header_larger_than_its_file_is_refused(tiny_gguf, cache, tmp_path, key, value, message):
+    """Before a model of that size is made: two billion layers would take days."""
+    path = patched(tiny_gguf, tmp_path / "large.gguf", key, value)
+    with pytest.raises(models.ModelError, match=message):
+        models.load(str(path), **QUIET)
+
+
 KILLED = """
 import os, signal, sys, transformers
 from fastsample import models
