@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .question import Question, Settings
+from .time_limit import in_time
 
+TEMPLATE_SECONDS = 10.0  # a template is a program of whoever made the model, and may loop for ever
 STEP_BY_STEP = "\n\nThink step by step, then give the final answer after 'Answer:'."
 
 
@@ -37,8 +39,8 @@ def prompt_of(
 
     template: text with `{question}` in it; None = the question alone. suffix: text behind it (`STEP_BY_STEP`)
     history:  earlier turns of the chat, {"role": "user" or "assistant", "content": text} each
-    raises: ValueError for an empty question, a template without its place, a turn that is not one, or a system prompt
-            or a history without a chat template
+    raises: ValueError for an empty question, a template without its place, a turn that is not one, a system prompt or a
+            history without a chat template, or a chat template that takes longer than TEMPLATE_SECONDS
     """
     if not question.strip():
         raise ValueError("the question is empty")
@@ -50,7 +52,11 @@ def prompt_of(
         messages = [{"role": "system", "content": system}] if system else []
         messages += [_turn(turn) for turn in history]
         messages.append({"role": "user", "content": text})
-        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        text = in_time(
+            lambda: tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False),
+            TEMPLATE_SECONDS,
+            "the tokenizer's chat template",
+        )
         return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])  # the template has written them
     if system or history:
         what = "a system prompt" if system else "earlier turns"
