@@ -40,11 +40,13 @@ def contenders(x: Tensor, temperature: float, top_k: int, top_p: float) -> dict[
     found: dict[str, peers.Sampler] = {
         "one read (torch.amax)": lambda: torch.amax(x, 1),
         "torch.softmax": lambda: torch.softmax(x, 1),
-        "fastsample": lambda: fastsample.sample(x, **parameters),
+        "fastsample": lambda: fastsample.sample(x, **parameters, seed=0),
     }
     for backend in ("cuda", "triton"):
         if why_not(backend, x) is None:
-            found[f"fastsample {backend}"] = lambda backend=backend: fastsample.sample(x, **parameters, backend=backend)
+            found[f"fastsample {backend}"] = lambda backend=backend: fastsample.sample(
+                x, **parameters, seed=0, backend=backend
+            )
     found["transformers"] = peers.transformers_warpers(x, **parameters)
     found["torch sort"] = peers.torch_sort(x, **parameters)
     if importlib.util.find_spec("flashinfer"):

@@ -136,7 +136,7 @@ def measure(cell: Cell, logits: torch.Tensor, options: argparse.Namespace) -> di
     contenders = {
         "one read (torch.amax)": peers.one_by_one([lambda x=x: torch.amax(x, 1) for x in batches]),
         "torch.softmax": peers.one_by_one([lambda x=x: torch.softmax(x, 1) for x in batches]),
-        "fastsample": peers.one_by_one([lambda x=x: fastsample.sample(x, **parameters) for x in batches]),
+        "fastsample": peers.one_by_one([lambda x=x: fastsample.sample(x, **parameters, seed=0) for x in batches]),
         "transformers": peers.one_by_one([peers.transformers_warpers(x, **parameters) for x in batches]),
         "torch sort": peers.one_by_one([peers.torch_sort(x, **parameters) for x in batches]),
     }

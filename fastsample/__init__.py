@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from .fallback import FallbackWarning
     from .sampling.api import SparseDistribution, distribution, sample
     from .sampling.contract import Stats
+    from .sampling.sampler import Sampler
     from .solving.solve import solve, solve_many
     from .strategies.question import Question, Settings
 
 __all__ = [
     "FallbackWarning",
     "Question",
+    "Sampler",
     "Settings",
     "SparseDistribution",
     "Stats",
@@ -35,6 +37,7 @@ __all__ = [
 _HOMES = {
     "FallbackWarning": "fallback",
     "Question": "strategies.question",
+    "Sampler": "sampling.sampler",
     "Settings": "strategies.question",
     "SparseDistribution": "sampling.api",
     "Stats": "sampling.contract",
@@ -58,4 +61,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES, *_ROOMS])
+    return sorted([*__all__, *_ROOMS])

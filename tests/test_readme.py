@@ -87,7 +87,8 @@ def test_shapes():
     assert (tokens.shape, tokens.dtype) == ((5,), torch.int64)
     assert stats.kept.tolist() == [300] * 5  # off: no filter takes a token away, and -inf has no probability
     assert float(fastsample.distribution(logits)[:, 7].max()) == 0
-    assert torch.equal(fastsample.sample(logits), fastsample.sample(logits, stream=[0, 1, 2, 3]))
+    assert torch.equal(fastsample.sample(logits, seed=0), fastsample.sample(logits, stream=[0, 1, 2, 3], position=0))
+    assert not torch.equal(fastsample.sample(logits), fastsample.sample(logits))
     assert fastsample.distribution(logits).shape == logits.shape
 
 

@@ -8,9 +8,9 @@ from typing import Literal, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from .compile import traced
-from .contract import Case, IntParameter, Parameter, Stats, check_memory, empty_stats, has_memory, raise_for_invalid
-from .dispatch import backend_for, run
+from .compile import traced, traced_distribution
+from .contract import Case, IntParameter, Parameter, Stats, check_memory, empty_stats, has_memory
+from .dispatch import run, run_distribution
 
 
 @overload
@@ -21,10 +21,11 @@ def sample(
     top_k: IntParameter = ...,
     top_p: Parameter = ...,
     min_p: Parameter = ...,
-    seed: IntParameter = ...,
+    seed: IntParameter | None = ...,
     stream: Tensor | Sequence[int] | None = ...,
-    position: IntParameter = ...,
+    position: IntParameter | None = ...,
     indices: Tensor | Sequence[int] | None = ...,
+    generator: torch.Generator | None = ...,
     return_stats: Literal[False] = ...,
     out: Tensor | None = ...,
     backend: str | None = ...,
@@ -37,10 +38,11 @@ def sample(
     top_k: IntParameter = ...,
     top_p: Parameter = ...,
     min_p: Parameter = ...,
-    seed: IntParameter = ...,
+    seed: IntParameter | None = ...,
     stream: Tensor | Sequence[int] | None = ...,
-    position: IntParameter = ...,
+    position: IntParameter | None = ...,
     indices: Tensor | Sequence[int] | None = ...,
+    generator: torch.Generator | None = ...,
     return_stats: Literal[True],
     out: Tensor | None = ...,
     backend: str | None = ...,
@@ -52,25 +54,31 @@ def sample(
     top_k: IntParameter = 0,
     top_p: Parameter = 1.0,
     min_p: Parameter = 0.0,
-    seed: IntParameter = 0,
+    seed: IntParameter | None = None,
     stream: Tensor | Sequence[int] | None = None,
-    position: IntParameter = 0,
+    position: IntParameter | None = None,
     indices: Tensor | Sequence[int] | None = None,
+    generator: torch.Generator | None = None,
     return_stats: bool = False,
     out: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Stats]:
     """Draw one token per row: the same token on every backend, whatever the batch, the row order or the threads.
 
+    Named by none of seed, stream and position, the noise is fresh with every call, as in torch.multinomial: it comes
+    from torch's own generator, which torch.manual_seed sets, or from `generator`. Naming one of them asks for the
+    reproducible form, in which the others count as 0, and the same arguments give the same tokens.
+
     logits:      [N, V] float32, float16 or bfloat16, any row stride; -inf forbids a token; never modified
     temperature: float or [B], >= 0; 0 takes the argmax (lowest index on ties)
     top_k:       int or [B], >= 0; keeps the k largest; 0 keeps every token
     top_p:       float or [B], in (0, 1]; keeps the smallest set whose probability reaches p, after top_k
     min_p:       float or [B], in [0, 1]; keeps tokens with at least min_p times the largest probability
-    seed:        int or [B] int64; names the experiment
+    seed:        None, int or [B] int64; names the experiment
     stream:      None or [B] int64; names the sample, never its row; None = the row number
-    position:    int or [B] int64; the token's index in its own sequence
+    position:    None, int or [B] int64; the token's index in its own sequence (`Sampler` counts it)
     indices:     None or [B] int64; output b reads logits row indices[b] (many draws from one row)
+    generator:   None or a torch.Generator on the device of the logits: where fresh noise comes from
     out:         None or [B] int64, contiguous, on the device of the logits; receives the tokens
     backend:     None (the fastest that can run), "cpu", "cuda", "triton" or "reference"
 
@@ -80,6 +88,11 @@ def sample(
              synchronise, such a row's token is -1 and its Stats.status says which.
     source:  the order of the filters is that of transformers' logits warpers; ties are settled by index
     """
+    if seed is None and stream is None and position is None:
+        seed = fresh_seed(logits, generator)
+    elif generator is not None:
+        raise ValueError("generator draws fresh noise, and got seed, stream or position as well; name one or the other")
+    seed, position = 0 if seed is None else seed, 0 if position is None else position
     case = Case.of(logits, temperature, top_k, top_p, min_p, seed, stream, position, indices)
     if out is not None:
         _check_out(out, case)
@@ -91,6 +104,26 @@ def sample(
     stats = empty_stats(case) if return_stats else None
     run(case, tokens, stats, backend)
     return tokens if stats is None else (tokens, stats)
+
+
+def fresh_seed(logits: Tensor, generator: torch.Generator | None = None) -> int | Tensor:
+    """A seed that nobody has named, from torch's generator of the logits' device, or from `generator`.
+
+    returns: a number for logits on a CPU, else a tensor [] int64 there: reading it would wait for the device
+    """
+    if not isinstance(logits, Tensor):
+        return 0  # it is told of by the check of all arguments
+    if generator is not None:
+        if not isinstance(generator, torch.Generator):
+            raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}; or name a seed")
+        if generator.device.type != logits.device.type:
+            raise ValueError(
+                f"generator must be on the device of the logits, {logits.device}, got {generator.device}; "
+                f"make it with torch.Generator({str(logits.device)!r})"
+            )
+    drawn = torch.randint(2**63 - 1, (), device=logits.device, generator=generator)
+    is_number = drawn.device.type == "cpu" and type(drawn) is Tensor and not torch.compiler.is_compiling()
+    return int(drawn) if is_number else drawn
 
 
 class SparseDistribution(NamedTuple):
@@ -141,12 +174,11 @@ def distribution(
     raises:  as `sample`
     """
     case = Case.of(logits, temperature, top_k, top_p, min_p, 0, None, 0, indices)
-    check_memory("logits", case.logits)
-    case.check_values()
-    module = backend_for(case, backend, "distribution")
-    dense = torch.empty(case.rows, logits.shape[1], dtype=torch.float32, device=logits.device)
-    if module.distribution(case, dense):
-        raise_for_invalid(torch.where(dense[:, 0].isnan(), -1, 0), case)
+    if torch.compiler.is_compiling():
+        dense = traced_distribution(case, backend)
+    else:
+        check_memory("logits", case.logits)
+        dense = run_distribution(case, backend)
     if not sparse:
         return dense
     width = int((dense > 0).sum(1).max()) if case.rows else 0

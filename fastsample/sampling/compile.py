@@ -1,6 +1,6 @@
-"""The custom operator that lets `torch.compile` trace through `sample`.
+"""The custom operators that let `torch.compile` trace through `sample` and `distribution`.
 
-One operator, its parameters as tensors, so that a new value is no new graph.
+Their parameters are tensors, so that a new value is no new graph.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .contract import STATS_DTYPES, Case, Stats, empty_stats
-from .dispatch import run
+from .dispatch import run, run_distribution
 
 SevenTensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -64,3 +64,38 @@ def traced(case: Case, return_stats: bool, out: Tensor | None, backend: str | No
     if out is not None:
         tokens = out.copy_(tokens)
     return (tokens, Stats(*stats)) if return_stats else tokens
+
+
+@torch.library.custom_op("fastsample::distribution", mutates_args=())
+def distribution_op(
+    logits: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    min_p: Tensor,
+    indices: Tensor | None,
+    backend: str | None,
+) -> Tensor:
+    """`distribution` as an operator: parameters [B] each; returns [B, V] float32."""
+    return run_distribution(Case.of(logits, temperature, top_k, top_p, min_p, 0, None, 0, indices), backend)
+
+
+@distribution_op.register_fake
+def _(
+    logits: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    min_p: Tensor,
+    indices: Tensor | None,
+    backend: str | None,
+) -> Tensor:
+    rows = logits.shape[0] if indices is None else indices.shape[0]
+    return logits.new_empty((rows, logits.shape[1]), dtype=torch.float32)
+
+
+def traced_distribution(case: Case, backend: str | None) -> Tensor:
+    """`distribution` while torch traces: the same arguments, checked, as one call of the operator."""
+    columns = [case.column(name) for name in ("temperature", "top_k", "top_p", "min_p")]
+    result: Tensor = distribution_op(case.logits, *columns, case.indices, backend)
+    return result

@@ -6,6 +6,7 @@ import importlib
 import types
 from functools import cache
 
+import torch
 from torch import Tensor
 
 from .. import fallback
@@ -33,6 +34,15 @@ def run(case: Case, tokens: Tensor, stats: Stats | None, backend: str | None) ->
     invalid = backend_for(case, backend).sample(case, tokens, stats)
     if on_cpu and invalid:
         raise_for_invalid(tokens, case)
+
+
+def run_distribution(case: Case, backend: str | None) -> Tensor:
+    """The probabilities of a case, [B, V] float32. raises: as `run`"""
+    case.check_values()
+    dense = torch.empty(case.rows, case.logits.shape[1], dtype=torch.float32, device=case.logits.device)
+    if backend_for(case, backend, "distribution").distribution(case, dense):
+        raise_for_invalid(torch.where(dense[:, 0].isnan(), -1, 0), case)
+    return dense
 
 
 def backend_for(case: Case, name: str | None, does: str = "sample") -> types.ModuleType:

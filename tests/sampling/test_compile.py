@@ -58,3 +58,25 @@ def test_compiled_code_checks_its_arguments():
     compiled = torch.compile(lambda x, t: fastsample.sample(x, temperature=t), backend="eager", fullgraph=True)
     with pytest.raises(ValueError, match="temperature must be >= 0, got -1 at row 1"):
         compiled(torch.zeros(2, 4), torch.tensor([1.0, -1.0]))
+
+
+def test_compiled_distribution():
+    """It traces through as one operator, gives the same probabilities, and new values are no new graph."""
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        lambda x, t: fastsample.distribution(x, temperature=t, top_p=0.9) * 2, backend=count, fullgraph=True
+    )
+    logits = torch.randn(4, 300)
+    for t in (torch.tensor([0.0, 0.5, 1.0, 2.0]), torch.tensor([1.0, 1.5, 0.1, 0.2])):
+        want = fastsample.distribution(logits, temperature=t, top_p=0.9) * 2
+        assert torch.equal(compiled(logits, t), want)
+    assert len(graphs) == 1
+    with pytest.raises(ValueError, match="temperature must be >= 0, got -1 at row 1"):
+        compiled(logits, torch.tensor([1.0, -1.0, 1.0, 1.0]))
+    assert compiled(logits[:0], torch.zeros(0)).shape == (0, 300)
