@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeGuard
 
 from ..token_stats import MeanStats, TokenStats
@@ -27,7 +27,8 @@ class Request:
 
     prompt:           token ids, at least one; a list or a tensor becomes a tuple; equal prompts share one prefix
     temperature ... min_p: as in `fastsample.sample`
-    seed, stream:     name the experiment and the sample; with (model, prompt, temperature, filters) they fix the text
+    seed, stream:     name the experiment and the sample; with (model, prompt, temperature, filters) they fix the text;
+                      stream None = the request's number among those that its engine was given
     max_new_tokens:   the sample ends with finish "length" there, or where the model's context ends
     min_new_tokens:   EOS is forbidden and stop strings are not looked for before
     stop:             strings that end the sample; neither they nor what follows them is in the text
@@ -51,7 +52,7 @@ class Request:
     top_p: float = 1.0
     min_p: float = 0.0
     seed: int = 0
-    stream: int = 0
+    stream: int | None = None
     max_new_tokens: int = 256
     min_new_tokens: int = 0
     stop: tuple[str, ...] = ()
@@ -69,6 +70,11 @@ class Request:
         for name in ("prompt", "append"):
             if not isinstance(getattr(self, name), tuple):
                 object.__setattr__(self, name, _ids(name, getattr(self, name)))
+
+
+def numbered(requests: Iterable[Request], first: int = 0) -> list[Request]:
+    """The requests, those without a stream with their number as it: first, first + 1, ... in order."""
+    return [r if r.stream is not None else replace(r, stream=first + n) for n, r in enumerate(requests)]
 
 
 def _ids(name: str, given: Any) -> tuple[int, ...]:

@@ -45,4 +45,4 @@ def check_request(request: Request, context: int, tokenizer: Any, vocabulary: in
     if request.after or request.append or request.until or request.until_ids or request.park or request.legs != 1:
         raise ValueError("this engine does not keep paths yet, got a request with after, append, until, legs or park")
     r = request
-    Case.of(torch.zeros(1, 2), r.temperature, r.top_k, r.top_p, r.min_p, r.seed, [r.stream], 0, None)
+    Case.of(torch.zeros(1, 2), r.temperature, r.top_k, r.top_p, r.min_p, r.seed, [r.stream or 0], 0, None)

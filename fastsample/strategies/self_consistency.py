@@ -170,7 +170,7 @@ class SelfConsistency:
             number=number,
             temperature=temperature,
             k=k,
-            stream=sample.request.stream,
+            stream=cast(int, sample.request.stream),
             text=sample.text,
             answer=answer,
             tokens=len(sample.tokens),

@@ -154,7 +154,7 @@ def test_a_prompt_is_what_a_tokenizer_returns(model):
     """Lists, tensors and batches of one mean the same as a tuple."""
     generator = LocalEngine(model, None)
     prompts = ((5, 6), [5, 6], torch.tensor([5, 6]), torch.tensor([[5, 6]]), [[5, 6]])
-    samples = generator.submit([Request(p, max_new_tokens=5) for p in prompts])
+    samples = generator.submit([Request(p, max_new_tokens=5, stream=0) for p in prompts])
     generator.run()
     assert {s.request.prompt for s in samples} == {(5, 6)}
     assert len({tuple(s.tokens) for s in samples}) == 1
@@ -184,10 +184,29 @@ def test_weights_that_change_are_seen(model):
         for _ in range(2):
             (s,) = engine.submit([request])
             engine.run()
-            assert s.tokens == write(trained, request, eos=())
+            assert s.tokens == write(trained, s.request, eos=())
             with torch.no_grad():
                 for p in trained.parameters():
                     p.add_(torch.randn_like(p) * 0.3)
+
+
+@pytest.mark.parametrize("prepack", [False, True])
+def test_refresh_sees_what_torch_does_not_count(prepack):
+    """A write through `.data` leaves no trace that torch counts; after `refresh` prompts and packs are made again."""
+    trained = tiny("llama")
+    engine = LocalEngine(trained, None, prepack=prepack)
+    request = Request((5, 6, 7), temperature=0.0, max_new_tokens=8, eos=())
+    (held,) = engine.submit([request])
+    engine.step()
+    with pytest.raises(RuntimeError, match="refresh needs an engine that writes nothing, got 1 sample"):
+        engine.refresh()
+    engine.cancel([held])
+    for p in trained.parameters():
+        p.data.add_(torch.randn_like(p) * 0.3)
+    engine.refresh()
+    (s,) = engine.submit([request])
+    engine.run()
+    assert s.tokens == write(trained, s.request, eos=())
 
 
 def test_a_copied_cache_is_not_stepped_again_after_a_failed_step():

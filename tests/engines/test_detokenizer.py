@@ -73,10 +73,10 @@ def test_stop_strings_wait_for_the_minimum():
     """Below min_new_tokens a stop string is text like any other."""
     model = tiny("llama")
     generator = LocalEngine(model, Letters())
-    (free,) = generator.submit([Request((5, 6), max_new_tokens=30, eos=())])
+    (free,) = generator.submit([Request((5, 6), stream=0, max_new_tokens=30, eos=())])
     generator.run()
     early = free.text[1]
-    (s,) = generator.submit([Request((5, 6), max_new_tokens=30, min_new_tokens=8, eos=(), stop=(early,))])
+    (s,) = generator.submit([Request((5, 6), stream=0, max_new_tokens=30, min_new_tokens=8, eos=(), stop=(early,))])
     generator.run()
     assert len(s.tokens) >= 8
     assert early in s.text

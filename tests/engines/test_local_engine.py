@@ -199,3 +199,18 @@ def test_prepacked_weights_write_the_same_text(model):
     for s in samples:
         assert s.tokens == write(model, s.request)
     assert all("forward" not in vars(m) for m in model.modules())
+
+
+def test_requests_without_a_stream_number_themselves(model):
+    """Four equal requests are four samples: the streams are 0, 1, 2, 3, and go on from there."""
+    engine = LocalEngine(model, None)
+    asked = [Request(PROMPTS[0], temperature=1.3, seed=5, max_new_tokens=8, eos=())] * 4
+    samples = engine.submit(asked) + engine.submit([Request(PROMPTS[0], stream=99), asked[0]])
+    engine.run()
+    assert [s.request.stream for s in samples] == [0, 1, 2, 3, 99, 5]
+    assert len({tuple(s.tokens) for s in samples}) == 6
+    for s in samples:
+        assert s.tokens == write(model, s.request, eos=s.request.eos or (2,))
+    with pytest.raises(ValueError, match="top_p"):
+        engine.submit([asked[0], Request(PROMPTS[0], top_p=2.0)])
+    assert engine.submit(asked[:1])[0].request.stream == 6  # a refused call has not counted

@@ -24,7 +24,7 @@ from ...models.forward import Prefix
 from ...sampling.api import sample
 from ...token_stats import TokenStats
 from ...torch_ops import onednn
-from ..base import Request, Sample, Traits
+from ..base import Request, Sample, Traits, numbered
 from ..checks import check_request
 from .batch import RawRow, Row, columns_of, edit_all, first_logits, is_edited, mark_invalid
 from .detokenizer import Detokenizer
@@ -88,6 +88,7 @@ class LocalEngine:
         self.steps = 0
         self.prefill_tokens = 0
         self.waiting: list[Sample] = []
+        self._submitted = 0
         self._rows: list[Row] = []
         self._prefixes: dict[tuple[int, ...], Prefix] = {}
         self._weights = weights_version(model)
@@ -110,11 +111,11 @@ class LocalEngine:
     def submit(self, requests: Iterable[Request]) -> list[Sample]:
         """Queue the requests, in order; returns their samples at once. Nothing is queued if one of them is refused."""
         with self._one_thread():
-            samples = []
-            for request in requests:
-                check_request(request, self.context, self.tokenizer, self.vocabulary)
-                samples.append(Sample(request))
+            samples = [Sample(request) for request in numbered(requests, self._submitted)]
+            for s in samples:
+                check_request(s.request, self.context, self.tokenizer, self.vocabulary)
             self.waiting += samples
+            self._submitted += len(samples)
             return samples
 
     def cancel(self, samples: Iterable[Sample]) -> None:
@@ -168,6 +169,22 @@ class LocalEngine:
         while not self.is_idle:
             finished += self.step()
         return finished
+
+    def refresh(self) -> None:
+        """Forget what was read and packed with the model's weights, for changes that torch does not count.
+
+        Needed after writes through `.data`, and to weights that were loaded in inference mode; all others are seen.
+        raises: RuntimeError while samples are being written
+        """
+        with self._one_thread():
+            if self._rows:
+                raise RuntimeError(
+                    f"refresh needs an engine that writes nothing, got {len(self._rows)} "
+                    f"sample{'s' * (len(self._rows) > 1)} in the batch; run or cancel them first"
+                )
+            self._prefixes = {}
+            kind: Any = type(self.runner)
+            self.runner = kind(self.model, prepack=self.prepack)
 
     def _admit(self) -> list[Row]:
         free = self.slots - len(self._rows)
