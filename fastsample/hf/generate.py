@@ -9,29 +9,20 @@ by seed, stream (the row's number unless given) and position (its index in its o
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
-from transformers.generation.logits_process import (
-    MinPLogitsWarper,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria, StoppingCriteriaList
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from ..engines.base import Request, Sample
 from ..engines.local.engine import LocalEngine
 from ..models import compat
-from .processors import FastSampler, PerRowWarper
-
-FILTERED_HERE = (TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper, MinPLogitsWarper)
+from ..sampling.api import fresh_seed
+from .per_row import RowProcessors, kept
 
 
 def generate(
@@ -41,7 +32,7 @@ def generate(
     stopping_criteria: StoppingCriteriaList,
     generation_config: Any,
     temperatures: Sequence[float] | Tensor | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     streams: Sequence[int] | Tensor | None = None,
     slots: int | None = None,
     **model_kwargs: Any,
@@ -50,10 +41,12 @@ def generate(
 
     temperatures: one for each row (prompts x num_return_sequences) or one for each sequence of a prompt, which without
                   num_return_sequences also says how many there are; None = the generation config's, 0 without do_sample
-    seed:         names the experiment
+    seed:         names the experiment; None = a fresh one, from torch's generator
     streams:      one for each row, names the samples; None = the row's number
     slots:        the largest number of rows at once; None = all
-    top_k, top_p, min_p, max_new_tokens, eos_token_id, penalties and stopping criteria: as `generate` was given them
+    top_k, top_p, min_p, max_new_tokens, eos_token_id, penalties, processors, stopping criteria, streamer: as
+                  `generate` was given them; every row gets a copy of a processor. For stop strings pass
+                  stopping_criteria=[StopStringCriteria(tokenizer, [...])]: generate keeps the tokenizer to itself
 
     returns: what `generate` returns: [B, L] int64, or GenerateDecoderOnlyOutput with `return_dict_in_generate`
     raises:  ValueError for what a shared prefix cannot give, before anything is generated
@@ -61,9 +54,11 @@ def generate(
     rows = input_ids.shape[0]
     if rows == 0:
         raise ValueError("input_ids must have at least one row, got 0; ask for one sample at least")
-    mask = _refuse(model, input_ids, generation_config, model_kwargs)
-    processors = _processors(logits_processor)
+    streamer, assistant = compat.dropped_by_generate()
+    mask = _refuse(model, input_ids, generation_config, model_kwargs, assistant)
     is_random = generation_config.do_sample or temperatures is not None
+    processors, given = kept(logits_processor, generation_config, is_random), rows
+    seed = int(fresh_seed(torch.empty(0))) if seed is None else seed
     per_row = _temperatures(temperatures, rows, generation_config)
     each = len(per_row) // rows  # sequences of every row that only the list of temperatures asks for
     input_ids, mask, rows = input_ids.repeat_interleave(each, 0), mask.repeat_interleave(each, 0), len(per_row)
@@ -91,7 +86,9 @@ def generate(
             max_new_tokens=2**31 if longest is None else longest,
             eos=eos,
             logits_processor=(
-                _Padded(processors, input_ids[b, : width - len(prompts[b])], b // each) if processors else None
+                RowProcessors(processors, input_ids[b, : width - len(prompts[b])], b // each, given)
+                if processors
+                else None
             ),
             key=b,
         )
@@ -99,34 +96,34 @@ def generate(
     ]
     engine = LocalEngine(model, None, slots=slots or rows)
     samples = engine.submit(requests)
-    _write(engine, samples, input_ids, StoppingCriteriaList(others))
+    _write(engine, samples, input_ids, StoppingCriteriaList(others), _Columns(streamer, generation_config))
     return _output(samples, input_ids, model.get_output_embeddings().weight.shape[0], generation_config)
 
 
-class _Padded(LogitsProcessorList):
-    """Shows the processors one row with its padding in front, as `generate` does: some count from the batch's width."""
+class _Columns:
+    """Hands a streamer what it is used to: a tensor [B] for every step, with padding for rows that have ended."""
 
-    def __init__(self, processors: list[Any], padding: Tensor, row: int) -> None:
-        super().__init__(_of_row(p, row) for p in processors)
-        self.padding = padding[None]
+    def __init__(self, streamer: Any, config: Any) -> None:
+        self.streamer, self.pad, self.shown = streamer, compat.padding_of(config), 0
 
-    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
-        padded: Any = torch.cat([self.padding, input_ids], 1)
-        return super().__call__(padded, scores, **kwargs)
+    def show(self, samples: list[Sample]) -> None:
+        if self.streamer is None:
+            return
+        while any(len(s.tokens) > self.shown for s in samples) and all(
+            s.finish is not None or len(s.tokens) > self.shown for s in samples
+        ):
+            column = [s.tokens[self.shown] if len(s.tokens) > self.shown else self.pad for s in samples]
+            self.streamer.put(torch.tensor(column))
+            self.shown += 1
 
-
-def _of_row(processor: Any, row: int) -> Any:
-    """The processor of one row: the repetition penalty is given the padding of every row of the batch."""
-    if not isinstance(processor, RepetitionPenaltyLogitsProcessor):
-        return processor
-    if not isinstance(processor.prompt_ignore_length, Tensor):
-        return processor
-    mine = copy.copy(processor)
-    mine.prompt_ignore_length = processor.prompt_ignore_length[row : row + 1]
-    return mine
+    def end(self) -> None:
+        if self.streamer is not None:
+            self.streamer.end()
 
 
-def _write(engine: LocalEngine, samples: list[Sample], input_ids: Tensor, criteria: StoppingCriteriaList) -> None:
+def _write(
+    engine: LocalEngine, samples: list[Sample], input_ids: Tensor, criteria: StoppingCriteriaList, columns: _Columns
+) -> None:
     """Step to the end; a row that a criterion stops leaves at once, cut to where the criterion first held."""
     judged = [0] * len(samples)
     while not engine.is_idle:
@@ -134,9 +131,7 @@ def _write(engine: LocalEngine, samples: list[Sample], input_ids: Tensor, criter
         for s in finished:
             if s.finish == "failed":
                 raise ValueError(f"row {s.request.key} cannot go on: {s.error}")
-        if not criteria:
-            continue
-        for s in [*finished, *engine.running]:
+        for s in [*finished, *engine.running] if criteria else ():
             b = int(s.request.key)  # type: ignore[call-overload]
             for length in range(judged[b] + 1, len(s.tokens) + 1):
                 ids = torch.cat([input_ids[b], input_ids.new_tensor(s.tokens[:length])])[None]
@@ -145,6 +140,8 @@ def _write(engine: LocalEngine, samples: list[Sample], input_ids: Tensor, criter
                     engine.cancel([s])
                     break
             judged[b] = len(s.tokens)
+        columns.show(samples)
+    columns.end()
 
 
 def _output(samples: list[Sample], input_ids: Tensor, vocab: int, config: Any) -> Any:
@@ -181,20 +178,13 @@ def _temperatures(given: Any, rows: int, config: Any) -> list[float]:
     return values * (rows // len(values))
 
 
-def _processors(given: LogitsProcessorList) -> list[Any]:
-    """The processors that stay; temperature and the three filters are done by the draw itself."""
-    for processor in given:
-        name = type(processor).__name__
-        if isinstance(processor, FastSampler | PerRowWarper):
-            raise ValueError(f"custom_generate draws by itself, got a {name} as well; pass temperatures=[...] instead")
-        if not isinstance(processor, FILTERED_HERE) and name.endswith("LogitsWarper"):
-            raise ValueError(f"custom_generate filters by top_k, top_p and min_p, got a {name}; leave it out")
-    return [p for p in given if not isinstance(p, FILTERED_HERE)]
-
-
-def _refuse(model: Any, input_ids: Tensor, config: Any, model_kwargs: dict[str, Any]) -> Tensor:
+def _refuse(model: Any, input_ids: Tensor, config: Any, model_kwargs: dict[str, Any], assistant: Any) -> Tensor:
     """Raise for what cannot be served; returns the attention mask, [B, L]."""
     remedy = "call generate without custom_generate"
+    if assistant is not None:
+        raise ValueError(
+            f"custom_generate decodes token by token, got an assistant model, {type(assistant).__name__}; {remedy}"
+        )
     if (config.num_beams or 1) > 1:
         raise ValueError(f"custom_generate samples, got num_beams = {config.num_beams}; {remedy}")
     if compat.asks_for_prompt_lookup(config):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import bigram
 import pytest
 import torch
 from tiny import VOCAB, tiny
-from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList, StopStringCriteria
 
 import fastsample
 from fastsample.engines.base import Request
 from fastsample.engines.local.engine import LocalEngine
-from fastsample.hf.generate import FastSampler, PerRowWarper
-from fastsample.hf.generate import generate as shared
+from fastsample.hf import FastSampler, PerRowWarper
+from fastsample.hf import generate as shared
 
 PROMPT = [1, 17, 44, 80, 9, 33]
 SHORT = [1, 5, 60]
@@ -195,3 +196,103 @@ def test_custom_generate_refuses_no_rows(model):
     nothing = torch.zeros(0, 4, dtype=torch.long)
     with pytest.raises(ValueError, match="at least one row, got 0"):
         shared(model, nothing, LogitsProcessorList(), StoppingCriteriaList(), model.generation_config)
+
+
+def test_fast_sampler_refuses_beams(model):
+    """One token a row leaves a beam nothing to choose from; it changed the beams in silence."""
+    with pytest.raises(ValueError, match="leaves beams nothing to choose from; call generate with num_beams = 1"):
+        model.generate(**ids(PROMPT), logits_processor=[FastSampler(seed=1)], num_beams=2, **SETTINGS)
+
+
+def test_fast_sampler_finds_the_padding_by_itself(model):
+    """Left padding without pad_token_id: the mask that generate has says what is padding, and no token differs."""
+    temperatures = TEMPERATURES[1:3]
+    sampler = FastSampler(temperature=temperatures, seed=7)
+    out = model.generate(**ids(PROMPT, SHORT), logits_processor=[sampler], **SETTINGS)
+    for b, prompt in enumerate([PROMPT, SHORT]):
+        want = written_alone(model, prompt, temperatures[b], b).tokens
+        assert out[b, len(PROMPT) :].tolist()[: len(want)] == want
+    # A text may begin with the padding token: the mask is surer than the token.
+    begins = {"input_ids": torch.tensor([[0, 5, 60]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
+    sampler = FastSampler(temperature=1.3, seed=7, pad_token_id=0)
+    out = model.generate(**begins, logits_processor=[sampler], **SETTINGS)
+    want = written_alone(model, [0, 5, 60], 1.3, 0).tokens
+    assert out[0, 3:].tolist()[: len(want)] == want
+
+
+def test_fast_sampler_refuses_padding_that_it_cannot_tell(model):
+    """A loop without a mask: a row that begins with the padding token is padded, or it is not."""
+
+    def _sample(processor):  # as a loop of transformers whose model takes no mask
+        model_kwargs, generation_config = {}, model.generation_config  # noqa: F841
+        return processor(torch.tensor([[1, 7, 5], [0, 0, 5]]), torch.zeros(2, VOCAB))
+
+    model.generation_config.pad_token_id = 0
+    with pytest.raises(ValueError, match="row 1 begins with the padding token 0 without an attention mask; name pad"):
+        _sample(FastSampler(seed=7))
+    got = _sample(FastSampler(seed=7, pad_token_id=0)).argmax(1)
+    assert torch.equal(got, fastsample.sample(torch.zeros(2, VOCAB), seed=7, position=[3, 1]))
+
+
+@pytest.mark.parametrize("way", ["processor", "custom"])
+def test_noise_without_a_seed_is_fresh(model, way):
+    """Two calls differ, as two calls of generate do, and torch's seed gives them again."""
+
+    def texts():
+        if way == "processor":
+            return model.generate(**ids(PROMPT), logits_processor=[FastSampler(temperature=1.6)], **SETTINGS).tolist()
+        return model.generate(**ids(PROMPT), custom_generate=shared, temperatures=[1.6], **SETTINGS).tolist()
+
+    torch.manual_seed(3)
+    first, second = texts(), texts()
+    assert first != second
+    torch.manual_seed(3)
+    assert texts() == first
+
+
+class Kept:
+    """A streamer that keeps what it is given."""
+
+    def __init__(self):
+        self.columns, self.has_ended = [], False
+
+    def put(self, value):
+        self.columns.append(value)
+
+    def end(self):
+        self.has_ended = True
+
+
+@pytest.mark.parametrize("slots", [None, 1])
+def test_a_streamer_sees_every_column(model, slots):
+    """The prompt, then a token of every row a step, padding behind a row's end: as `generate` streams by itself."""
+    sampler = FastSampler(temperature=TEMPERATURES, seed=7)
+    mine, theirs = Kept(), Kept()
+    options = {**ids(*[PROMPT] * 4), **SETTINGS}
+    model.generate(logits_processor=[sampler], streamer=theirs, **options)
+    out = model.generate(
+        custom_generate=shared, temperatures=TEMPERATURES, seed=7, streamer=mine, slots=slots, top_k=0, **options
+    )
+    assert [c.tolist() for c in mine.columns] == [c.tolist() for c in theirs.columns]
+    assert torch.equal(torch.stack(mine.columns[1:], 1), out[:, len(PROMPT) :])
+    assert mine.has_ended
+
+
+def test_an_assistant_model_is_refused(model):
+    """It was dropped: generate hands it to nobody."""
+    with pytest.raises(ValueError, match="token by token, got an assistant model, LlamaForCausalLM; call generate"):
+        model.generate(**ids(PROMPT), custom_generate=shared, assistant_model=model, **SETTINGS)
+
+
+def test_stop_strings_end_a_row(model):
+    """As a stopping criterion, which is what generate makes of them."""
+    tokenizer = bigram.bigram_tokenizer()
+    written = written_alone(model, PROMPT, 1.6, 0, seed=2).tokens
+    word = tokenizer.decode(written[5:6])
+    assert word.isascii()
+    criterion = StopStringCriteria(tokenizer=tokenizer, stop_strings=[word])
+    options = {**ids(PROMPT), **SETTINGS, "stopping_criteria": [criterion]}
+    want = model.generate(logits_processor=[FastSampler(temperature=1.6, seed=2)], **options)
+    got = model.generate(custom_generate=shared, temperatures=[1.6], seed=2, top_k=0, **options)
+    assert torch.equal(got, want)
+    assert got.shape[1] <= len(PROMPT) + 6
