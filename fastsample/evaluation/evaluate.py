@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -91,9 +92,16 @@ def evaluate(
                 warnings.warn(note, RuntimeWarning, stacklevel=2)
         found = Evaluation(folder, len(items))
 
+        steps, prefill_tokens = engine.steps, engine.prefill_tokens  # an engine that was given may have run before
+
         def keep(event: Event) -> None:
             if event.kind in ("finished", "cancelled") and event.sample is not None:
                 run.add_sample(event.strategy.question.id, event.sample)
+                found.tokens += event.sample.tokens
+                count()
+
+        def count(is_last: bool = False) -> None:
+            run.add_costs(engine.steps - steps, engine.prefill_tokens - prefill_tokens, found.tokens, is_last=is_last)
 
         results = solve_many(
             model,
@@ -106,19 +114,23 @@ def evaluate(
             engine=engine,
         )
         keys = {item.id: item.answer for item in items}
-        for result in results:
-            key = keys[result.id]
-            is_right = None if key is None or result.error else result.answer == canonical(key)
-            if result.error is None:
-                run.add_result(result, key, is_right)
-            found.answered += result.error is None
-            found.failed += result.error is not None
-            found.right += bool(is_right)
-            found.tokens += result.tokens
-            if on_result is not None:
-                on_result(result, is_right)
+        try:
+            for result in results:
+                key = keys[result.id]
+                is_right = None if key is None or result.error else result.answer == canonical(key)
+                if result.error is None:
+                    run.add_result(result, key, is_right)
+                found.answered += result.error is None
+                found.failed += result.error is not None
+                found.right += bool(is_right)
+                if on_result is not None:
+                    on_result(result, is_right)
+        except BaseException:
+            with suppress(OSError):  # the disk may be what failed
+                count(is_last=True)
+            raise
         run.flush()
-        run.add_session(engine.steps, engine.prefill_tokens, found.tokens)
+        count(is_last=True)
         found.done = len(run.done)
     return found
 

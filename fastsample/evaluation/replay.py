@@ -17,6 +17,7 @@ from ..solving.solve import solve_many
 from ..strategies.question import Question, Settings
 from ..strategies.records import Result, Written
 from ..token_stats import NO_MEANS, MeanStats, TokenStats
+from ..voting.registry import rule_of
 from ..voting.rule import Rule
 
 Stored = Mapping[int, Written]  # sample number -> what was written
@@ -102,12 +103,13 @@ class StoredEngine:
 
 
 def replay(
-    stored: Sequence[Stored], settings: Settings, rule: Rule, *, slots: int = 64, engine: Any = None
+    stored: Sequence[Stored], settings: Settings, rule: Rule | str, *, slots: int = 64, engine: Any = None
 ) -> Iterator[tuple[int, Result]]:
     """(place in `stored`, result) of every question under `rule`; every sample of the plan must be stored.
 
     engine: a `StoredEngine`, to read its `steps` and `busy` afterwards; None makes one
     """
+    rule = rule_of(rule)
     settings = replace(settings, rule=rule, stop=())
     engine = engine or StoredEngine(stored, slots=slots, by_token=rule.watched_tokens > 0)
     questions = (Question(str(n), prompt=(n,)) for n in range(len(stored)))

@@ -194,6 +194,8 @@ def live_costs(folder: Path) -> dict[str, Any]:
         "samples": sum(r["counted"] + r["cancelled"] for r in results),
     }
     sessions = list(read_sessions(folder))
+    if sessions and all("tokens" in s for s in sessions):
+        total["tokens"] = sum(s["tokens"] for s in sessions)  # of every start, as steps and seconds are
     return total | {name: sum(s[name] for s in sessions) for name in ("seconds", "cpu_seconds", "steps")}
 
 

@@ -4,7 +4,7 @@
     questions.jsonl  question, answer, id
     samples.jsonl    one line a sample, written before the result it belongs to
     results.jsonl    one line a question, once its vote is over; where an id has several, the last one holds
-    sessions.jsonl   one line for each time the run was gone on with to its end: time, steps, tokens
+    sessions.jsonl   what the run has cost: time, steps and tokens since the line before, or since the run was opened
     run.lock         empty; whoever writes holds a lock on it, and looks and mends only under the lock
 
 A new folder is made aside, whole and forced to the disk, and then renamed; in one that is there and empty, config.json
@@ -40,6 +40,8 @@ from .stored import FORMAT, read_config, read_results, read_samples
 
 FLUSH_LINES = 256
 FLUSH_SECONDS = 2.0
+COST_SECONDS = 10.0
+COSTS = ("seconds", "cpu_seconds", "steps", "prefill_tokens", "tokens")
 LOCK, PARTIAL = "run.lock", "config.json.part"
 JOURNALS = ("samples.jsonl", "results.jsonl", "sessions.jsonl")
 
@@ -62,6 +64,8 @@ class Run:
     _pending: int = 0
     _since: float = field(default_factory=monotonic)
     _opened: float = field(default_factory=monotonic)
+    _cpu: float = field(default_factory=process_time)
+    _costs: dict[str, float] = field(default_factory=lambda: dict.fromkeys(COSTS, 0))
 
     def __enter__(self) -> Run:
         return self
@@ -89,16 +93,23 @@ class Run:
         self.done.add(result.id)
         self.known.pop(result.id, None)
 
-    def add_session(self, steps: int, prefill_tokens: int, tokens: int) -> None:
-        """Keep what this session cost; seconds are counted from the opening of the run, loading included."""
-        record = {
+    def add_costs(self, steps: int, prefill_tokens: int, tokens: int, *, is_last: bool = False) -> None:
+        """Keep what the run has cost since it was opened; a line holds what came since the line before.
+
+        Written every COST_SECONDS and at the end: a process that is killed loses the last seconds alone, and the
+        lines of all starts add up.
+        """
+        if not is_last and monotonic() - self._opened - self._costs["seconds"] < COST_SECONDS:
+            return
+        now = {
             "seconds": round(monotonic() - self._opened, 3),
-            "cpu_seconds": round(process_time(), 3),
+            "cpu_seconds": round(process_time() - self._cpu, 3),
             "steps": steps,
             "prefill_tokens": prefill_tokens,
             "tokens": tokens,
         }
-        self._append("sessions.jsonl", record)
+        self._append("sessions.jsonl", {name: round(now[name] - self._costs[name], 3) for name in now})
+        self._costs = now
 
     def flush(self) -> None:
         """Force all lines to the disk, samples first."""

@@ -94,7 +94,8 @@ class Result:
     votes, shares: per temperature, written as text: answer -> number or share of that temperature's counted votes
     tokens:        written for this question, cancelled and aborted samples included; without the prompt
     budget_tokens: what the whole plan would have cost: exact where every sample finished, otherwise estimated from
-                   the mean length of the finished samples of the same temperature
+                   the mean length of the finished samples of the same temperature; where none of a temperature
+                   finished, from the least of the other means, so that a saving is not overstated
     steps:         forward passes in which it had a row; rounds: how often samples were started
     unparsable:    counted samples without an answer; seconds: from its start to the verdict
     engine:        what wrote the samples; engine_reason: why not a faster one and what that costs, None for the fastest
@@ -144,14 +145,14 @@ def votes_of(samples: Sequence[Written]) -> tuple[dict[str, dict[str, int]], dic
 
 
 def budget_tokens(samples: Sequence[Written], plan: Sequence[float]) -> int:
-    """Tokens of the whole plan, by the mean length of each temperature's finished samples."""
+    """Tokens of the whole plan, by the mean length of each temperature's finished samples or the least of the means."""
     lengths: dict[float, list[int]] = {}
     for sample in samples:
         if sample.is_finished:
             lengths.setdefault(sample.temperature, []).append(sample.tokens)
-    every = [n for ns in lengths.values() for n in ns]
-    if not every:
+    if not lengths:
         return sum(s.tokens for s in samples)
     means = {t: sum(ns) / len(ns) for t, ns in lengths.items()}
-    total = sum(means.get(t, sum(every) / len(every)) for t in plan)
+    least = min(means.values())  # temperature 0 goes round in circles to the limit: its length says nothing of others
+    total = sum(means.get(t, least) for t in plan)
     return max(round(total), sum(s.tokens for s in samples))
