@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from .info import info
@@ -32,6 +33,25 @@ __all__ = [
     "solve",
     "solve_many",
 ]
+
+
+def _is_in_main_interpreter() -> bool:
+    if sys.implementation.name != "cpython":
+        return True
+    try:
+        import ctypes
+    except ImportError:  # an interpreter with a lock of its own takes no such extension, and torch neither
+        return False
+    current, main = ctypes.pythonapi.PyInterpreterState_Get, ctypes.pythonapi.PyInterpreterState_Main
+    current.restype = main.restype = ctypes.c_void_p
+    return bool(current() == main())
+
+
+if not _is_in_main_interpreter():  # to import torch there never ends
+    raise ImportError(
+        "fastsample must be imported in the main interpreter, PyTorch does not load in another one; "
+        "use another process, or under mod_wsgi WSGIApplicationGroup %{GLOBAL}"
+    )
 
 # Fetched when first asked for, so that `fastsample --help` need not wait for torch.
 _HOMES = {
