@@ -12,6 +12,7 @@ QUESTION ?= A farmer has 12 cows and buys 8 more. How many cows does he have in 
 DEMO := --temperatures 0,0.3,0.6,0.9 --top-p 0.9 --max-new-tokens 100 --prompt-template "{question} Answer with one number."
 PYTEST_ARGS ?=
 COMPAT_ARGS ?=
+ATTACK_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
@@ -19,7 +20,7 @@ INSTALL := $(PIP) install $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench wheel clean lock check-lock compat compat-min cost proof gpu
+.PHONY: help demo test lint format bench wheel clean lock check-lock compat compat-min audit attack cost proof gpu
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -111,6 +112,17 @@ $(VENV)/.uv: $(CONSTRAINTS)
 $(LOWEST)/.lowest: pyproject.toml tools/lowest.py tools/requirements.py
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python tools/lowest.py > $@
+
+audit: ## Ask for known weaknesses of the packages that are locked
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --quiet pip-audit==2.10.1
+	{ echo "$(TORCH)"; cat constraints.txt; } > $(VENV)/audit/requirements.txt
+	$(VENV)/audit/bin/pip-audit --no-deps --disable-pip --requirement $(VENV)/audit/requirements.txt
+
+# --- The standing attack -----------------------------------------------------------------------------------------------
+
+attack: $(VENV)/.test ## Look for wrong tokens, lost samples and hangs for an hour: ATTACK_ARGS="--seconds 200" for less
+	$(BIN)/python tools/attack.py $(ATTACK_ARGS)
 
 # --- The GPU kernels ---------------------------------------------------------------------------------------------------
 

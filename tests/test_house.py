@@ -262,3 +262,28 @@ def test_no_old_name_is_left():
     files = [p for folder in ("fastsample", "tests", "bench") for p in (ROOT / folder).rglob("*.py")]
     found = [p.name for p in files if p != Path(__file__) and re.search(OLD_NAMES, p.read_text())]
     assert found == []
+
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+def unpinned(text):
+    """The actions of a workflow that are not named by a commit's hash, with the version behind it."""
+    return [a for a in re.findall(r"uses: (.*)", text) if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", a)]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_workflows_are_pinned_and_may_only_read(path):
+    """An action's tag can be moved to other code, and a workflow's token could write to the repository."""
+    text = path.read_text()
+    assert unpinned(text) == []
+    assert re.findall(r"^ *permissions:.*\n((?: +\w+: \w+\n)*)", text, re.M) == ["  contents: read\n"]
+    assert text.count("actions/checkout@") == text.count("persist-credentials: false")
+    assert not re.search(r"pip(?:x run| install) (?!--)[\w-]+(?!==)(?: |$)", text, re.M)
+
+
+def test_a_tag_would_be_seen():
+    """The twin: a tag, a branch, a hash without its version."""
+    bad = ["actions/checkout@v4", "a/b@main # v1.0.0", "a/b@" + "0" * 40]
+    assert unpinned("".join(f"- uses: {a}\n" for a in bad)) == bad
+    assert WORKFLOWS
