@@ -127,20 +127,24 @@ FASTSAMPLE_FN double chunk_scale(float chunk_top, float row_top, float c) {
 // The mass of a chunk whose kept weights sum to the integer `weights` (< 2^53).
 FASTSAMPLE_FN int64_t mass(double weights, double scale) { return static_cast<int64_t>(weights * scale); }
 
-// What no temperature is, below 0 or a NaN, is drawn like 0: nothing has looked at a [B] tensor on a GPU.
-FASTSAMPLE_FN bool is_greedy(float temperature) { return !(temperature > 0); }
+// Whether a row's parameters are allowed: nothing has looked at a [B] tensor on a GPU. False for a NaN.
+FASTSAMPLE_FN bool is_in_range(float temperature, int32_t top_k, float top_p, float min_p) {
+  return temperature >= 0 && top_k >= 0 && top_p > 0 && top_p <= 1 && min_p >= 0 && min_p <= 1;
+}
 
-// The factor of a temperature > 0: log2(e) / T in float64, rounded once; of any other a number too.
+FASTSAMPLE_FN bool is_greedy(float temperature) { return temperature == 0; }
+
+// The factor of a temperature > 0: log2(e) / T in float64, rounded once. Of any other a number too: a row is read before
+// anything looks at its parameters.
 FASTSAMPLE_FN float inverse_temperature(float temperature) {
   const double c = kLog2e / static_cast<double>(temperature);
   if (c > kLargest) return kLargest;
   return c >= kSmallest ? static_cast<float>(c) : kSmallest;
 }
 
-// The mass at which top_p closes the kept prefix; never 0, which a prefix would have reached before its first token.
+// The mass at which top_p closes the kept prefix; never 0, since neither factor is.
 FASTSAMPLE_FN int64_t top_p_target(int64_t total, float top_p) {
-  const double target = ceil(static_cast<double>(total) * static_cast<double>(top_p));
-  return target >= 1 ? static_cast<int64_t>(target) : 1;
+  return static_cast<int64_t>(ceil(static_cast<double>(total) * static_cast<double>(top_p)));
 }
 
 FASTSAMPLE_FN float min_p_threshold(float min_p) { return static_cast<float>(log2(static_cast<double>(min_p))); }
@@ -175,6 +179,6 @@ FASTSAMPLE_FN Noise philox(uint64_t seed, uint64_t stream, uint64_t position) {
   return {a | static_cast<uint64_t>(b) << 32, c | static_cast<uint64_t>(d) << 32};
 }
 
-enum Status : int32_t { kValid = 0, kHoldsNan = 1, kHoldsInfinity = 2, kNoFinite = 3 };
+enum Status : int32_t { kValid = 0, kHoldsNan = 1, kHoldsInfinity = 2, kNoFinite = 3, kOutOfRange = 4 };
 
 }  // namespace fastsample

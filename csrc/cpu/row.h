@@ -168,6 +168,10 @@ static bool finish_row(const Call& call, const void* logits, int64_t b, bool is_
     write_invalid(call, b, why_invalid(row));
     return false;
   }
+  if (!is_in_range(call.temperature[b], call.top_k[b], call.top_p[b], call.min_p[b])) {
+    write_invalid(call, b, kOutOfRange);
+    return false;
+  }
   const Raw raw = call.stats.logprob ? raw_of(row, top, s) : Raw();
   Drawn drawn;
   if (is_greedy(call.temperature[b])) {

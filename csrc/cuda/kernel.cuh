@@ -109,7 +109,9 @@ static __device__ __forceinline__ void finish_row(const Call& call, const Row<D>
   const Status status = row.top != row.top    ? kHoldsNan
                         : row.top > kLargest  ? kHoldsInfinity
                         : row.top < -kLargest ? kNoFinite
-                                              : kValid;
+                        : is_in_range(call.temperature[b], call.top_k[b], call.top_p[b], call.min_p[b])
+                            ? kValid
+                            : kOutOfRange;
   if (is_written && has_stats) call.stats.status[b] = status;
   if (status != kValid) {
     if (!is_written) return;

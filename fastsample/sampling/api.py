@@ -85,7 +85,8 @@ def sample(
     returns: [B] int64, or with return_stats the pair ([B] int64, Stats)
     raises:  ValueError or TypeError for a bad argument, with the rule, the value, the row and the remedy; ValueError
              naming rows that hold a NaN or +inf or no finite logit, on the CPU. Elsewhere, where raising would
-             synchronise, such a row's token is -1 and its Stats.status says which.
+             synchronise, such a row's token is -1 and its Stats.status says which; so is the token of a row whose
+             parameters, in [B] tensors, are out of range.
     source:  the order of the filters is that of transformers' logits warpers; ties are settled by index
     """
     if seed is None and stream is None and position is None:

@@ -32,6 +32,7 @@ STATUS = (
     "holds a NaN",
     "holds +inf",
     "has no finite logit",
+    "has a parameter out of range",
 )  # by status code; an invalid row's token is -1
 LOGIT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -48,7 +49,7 @@ class Stats(NamedTuple):
     entropy: Tensor  # float32, nats: of softmax(logits)
     self_certainty: Tensor  # float32, nats: logsumexp(x) - mean(x) - log V; +inf where a token is forbidden
     kept: Tensor  # int64: how many tokens the filters kept; 1 for a greedy row, 0 for an invalid one
-    status: Tensor  # int32: 0 valid, 1 holds a NaN, 2 holds +inf, 3 has no finite logit
+    status: Tensor  # int32: 0 valid, or the code of what is wrong: see STATUS
 
 
 STATS_DTYPES = (torch.float32, torch.float32, torch.float32, torch.float32, torch.int64, torch.int32)
@@ -170,6 +171,12 @@ def row_status(row: Tensor) -> int:
         return 1
     top = float(row.max())
     return 2 if top == math.inf else 3 if top == -math.inf else 0
+
+
+def is_in_range(temperature: float, top_k: int, top_p: float, min_p: float) -> bool:
+    """Whether one row's parameters are what `Case.check_values` allows: a GPU's [B] tensors have not been looked at."""
+    given = zip(("temperature", "top_k", "top_p", "min_p"), (temperature, top_k, top_p, min_p))
+    return all(BOUNDS[name].allows(value) for name, value in given)
 
 
 class _Bound(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .contract import CHUNK, FLT_MAX, FLT_MIN, LOG2E, POW2_COEFFICIENTS, WEIGHT_BITS, Case, row_status
+from .contract import CHUNK, FLT_MAX, FLT_MIN, LOG2E, POW2_COEFFICIENTS, WEIGHT_BITS, Case, is_in_range, row_status
 
 MASK32, MASK64 = 2**32 - 1, 2**64 - 1
 
@@ -136,7 +136,7 @@ def sample(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None) -> int:
     """Fill tokens [B] int64 and, where given, the tensors of `Stats`; return the number of invalid rows."""
     invalid = 0
     for b, x, filters, (seed, stream, position) in _rows(case):
-        status = row_status(x)
+        status = row_status(x) or (0 if is_in_range(*filters) else 4)
         invalid += status > 0
         values = x.numpy()
         if status:
@@ -159,7 +159,7 @@ def distribution(case: Case, probabilities: Tensor) -> int:
     invalid = 0
     for b, x, filters, _ in _rows(case):
         probabilities[b] = 0
-        if row_status(x):
+        if row_status(x) or not is_in_range(*filters):
             invalid += 1
             probabilities[b] = math.nan
         elif filters[0] == 0:

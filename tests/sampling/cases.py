@@ -11,7 +11,7 @@ import torch
 
 import fastsample
 from fastsample.sampling.api import empty_stats
-from fastsample.sampling.contract import Case, Stats
+from fastsample.sampling.contract import DTYPES, Case, Stats
 from fastsample.sampling.dispatch import load_backend
 
 VECTORS = Path(__file__).parent.parent / "data" / "contract_vectors.npz"
@@ -64,6 +64,38 @@ ROWS = (
     "ascending",
     "descending",
 )
+
+
+NAN, INF, TINY = float("nan"), float("inf"), 2.0**-149  # the smallest float32 above 0
+# Values below every check, as a [B] tensor on a GPU may hold them: those out of range, and the last ones that are not.
+OUT_OF_RANGE = dict(
+    temperature=(NAN, -1.0, -INF, -TINY),
+    top_k=(-1, -(2**31)),
+    top_p=(0.0, -0.0, -1.0, -TINY, 1 + 2.0**-23, 2.0, NAN, INF, -INF),
+    min_p=(NAN, -1.0, -TINY, 1 + 2.0**-23, 2.0, INF, -INF),
+)
+IN_RANGE = dict(
+    temperature=(0.0, -0.0, TINY, 1.0, INF),
+    top_k=(0, 1, 2**31 - 1),
+    top_p=(TINY, 0.5, 1.0),
+    min_p=(0.0, -0.0, TINY, 0.5, 1.0),
+)
+
+
+def unchecked(x: torch.Tensor) -> tuple[Case, list[int]]:
+    """A case with every value of OUT_OF_RANGE and IN_RANGE, alone and beside others; each row's status code."""
+    usual = dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
+    besides = ({}, dict(top_k=3), dict(top_k=400), dict(top_p=0.9), dict(min_p=0.1), dict(temperature=0.0))
+    sets, codes = [], []
+    for table, code in ((OUT_OF_RANGE, 4), (IN_RANGE, 0)):
+        for name, values in table.items():
+            for value in values:
+                sets += [usual | beside | {name: value} for beside in besides]
+                codes += [code] * len(besides)
+    rows = len(sets)
+    case = Case.of(x, 1.0, 0, 1.0, 0.0, torch.arange(rows), torch.arange(rows), 0, torch.zeros(rows).long())
+    columns = {name: torch.tensor([s[name] for s in sets], dtype=DTYPES[name]) for name in usual}
+    return case._replace(**columns), codes
 
 
 def row(kind: str, vocab: int, rng: np.random.Generator) -> torch.Tensor:

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import fastsample
+from fastsample.sampling.api import empty_stats
 from fastsample.sampling.backends.triton import launch as backend
-from fastsample.sampling.contract import DTYPES, Case
 from fastsample.sampling.dispatch import load_backend
 from fastsample.sampling.reference import filtered
-from sampling.cases import ROWS, assert_same, row, run, vectors
+from sampling.cases import ROWS, assert_same, row, run, unchecked, vectors
 from sampling.test_equality import PARAMETERS
 
 from . import interpreter  # noqa: F401  (makes the interpreter exact)
@@ -78,25 +78,15 @@ def test_invalid_rows_and_indices():
     assert stats.entropy[:3].isnan().all()
 
 
-@pytest.mark.parametrize("vocab", [300, 1500])
-def test_nonsense_below_the_checks(vocab):
-    """A GPU's [B] tensors are not looked at: whatever they hold, the kernel ends, and draws what the CPU's draws."""
-    nan, inf = float("nan"), float("inf")
-    columns = dict(
-        temperature=[1.0] * 8 + [-1.0, nan, -inf, inf] + [1.0] * 8,
-        top_p=[0.0, -1.0, -inf, -0.0, 0.0, nan, 2.0, inf] + [0.9] * 12,
-        top_k=[0, 0, 0, 0, 3, 3, 3, 3] + [0] * 4 + [-1, -(2**31), 2**31 - 1, 0, 0, 0, 0, 0],
-        min_p=[0.0] * 15 + [nan, -1.0, 2.0, inf, -inf],
-    )
-    x = torch.randn(20, vocab, generator=torch.Generator().manual_seed(vocab)) * 3
-    case = Case.of(x, *(1.0, 0, 1.0, 0.0), 5, None, 0, None)
-    case = case._replace(**{n: torch.tensor(v, dtype=DTYPES[n]) for n, v in columns.items()})
-    expected, found = torch.full((20,), -2), torch.full((20,), -2)
-    load_backend("cpu").sample(case, expected, None)
-    backend.sample(case, found, None)
+def test_parameters_out_of_range():
+    """A GPU's [B] tensors are not looked at: such a row's token is -1, with a status of its own."""
+    case, codes = unchecked(torch.randn(1, 300, generator=torch.Generator().manual_seed(1)) * 3)
+    expected, found = torch.full((2, case.rows), -2)
+    stats = empty_stats(case)
+    load_backend("reference").sample(case, expected, None)
+    backend.sample(case, found, stats)
     assert found.tolist() == expected.tolist()
-    assert expected[:4].tolist() == x[:4].argmax(1).tolist()  # no mass at all: the first token
-    assert expected[8:11].tolist() == x[8:11].argmax(1).tolist()  # no temperature at all: greedy
+    assert stats.status.tolist() == codes
 
 
 def test_strides_and_columns():

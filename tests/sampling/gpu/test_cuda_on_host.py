@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from fastsample.sampling.contract import DTYPES, Case
 from fastsample.sampling.dispatch import load_backend
-from sampling.cases import row, vectors
+from sampling.cases import row, unchecked, vectors
 
 from . import draws, on_host
 
@@ -61,38 +60,21 @@ def test_under_tsan():
     check(on_host.build("-fsanitize=thread", "-Wno-tsan"), todo)
 
 
-NAN, INF, TINY = float("nan"), float("inf"), 2.0**-149
-NONSENSE = dict(
-    temperature=(NAN, -1.0, INF, -INF, TINY, -TINY, -0.0),
-    top_k=(-1, -(2**31), 2**31 - 1),
-    top_p=(0.0, -0.0, -1.0, NAN, INF, -INF, -TINY, TINY, 2.0),
-    min_p=(NAN, -1.0, -INF, 2.0, INF, TINY),
-    indices=(-1, 1, 2**62, -(2**63)),
-)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["normal", "constant", "masked", "huge"])
 def test_no_parameter_leads_out_of_the_row(kind):
     """Below every check: the kernel ends, reads and writes what is its own, and draws what the CPU's kernel draws."""
-    x = row(kind, 3000, np.random.default_rng(1))[None]
-    usual = dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, indices=0)
-    sets = [
-        usual | beside | {name: value}
-        for name, values in NONSENSE.items()
-        for value in values
-        for beside in ({}, dict(top_k=3), dict(top_k=400), dict(top_p=0.9), dict(min_p=0.1))
-    ]
-    columns = {name: [s[name] for s in sets] for name in usual}
-    columns |= {name: list(range(len(sets))) for name in ("seed", "stream", "position")}
-    case = Case.of(x, 1.0, 0, 1.0, 0.0, 0, None, 0, columns["indices"])
-    case = case._replace(**{n: torch.tensor(v, dtype=DTYPES[n]) for n, v in columns.items()})
-    expected = torch.empty(len(sets), dtype=torch.int64)
+    case, codes = unchecked(row(kind, 3000, np.random.default_rng(1))[None])
+    names = ("temperature", "top_k", "top_p", "min_p", "seed", "stream", "position", "indices")
+    columns = {name: case.column(name) for name in names}
+    columns["indices"][::13] = torch.tensor([-1, 1, 2**62, -(2**63)]).repeat(case.rows)[: len(codes[::13])]
+    case = case._replace(indices=columns["indices"])
+    expected = torch.empty(case.rows, dtype=torch.int64)
     load_backend("cpu").sample(case, expected, None)
-    assert [t == -1 for t in expected.tolist()] == [s["indices"] != 0 for s in sets]
+    assert [t == -1 for t in expected.tolist()] == [c > 0 or i % 13 == 0 for i, c in enumerate(codes)]
     program = on_host.build("-fsanitize=address,undefined")
     for splits in (1, 3):
-        (answer,), said = on_host.ask(program, [(on_host.question(x, columns, splits, 1, True), len(sets))])
+        (answer,), said = on_host.ask(program, [(on_host.question(case.logits, columns, splits, 1, True), case.rows)])
         assert answer.tokens == expected.tolist()
         assert not said
 

@@ -6,7 +6,7 @@ import torch
 import fastsample
 from fastsample.sampling.contract import Case
 from fastsample.sampling.dispatch import load_backend
-from sampling.cases import vectors
+from sampling.cases import unchecked, vectors
 from sampling.test_equality import mixed_batch
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA or ROCm device")]
@@ -136,3 +136,15 @@ def test_invalid_rows_do_not_synchronise(backend):
         torch.cuda.set_sync_debug_mode("default")
     assert tokens.tolist() == [-1, -1, -1]
     assert stats.status.tolist() == [1, 2, 3]
+
+
+def test_parameters_out_of_range(backend):
+    """A [B] tensor is not looked at before the launch: such a row is -1 with a status of its own, the others draw."""
+    case, codes = unchecked(torch.randn(1, 600, generator=torch.Generator().manual_seed(1)) * 3)
+    expected = torch.empty(case.rows, dtype=torch.int64)
+    load_backend("cpu").sample(case, expected, None)
+    names = ("temperature", "top_k", "top_p", "min_p", "seed", "stream", "indices")
+    columns = {name: getattr(case, name).cuda() for name in names}
+    tokens, stats = fastsample.sample(case.logits.cuda(), **columns, return_stats=True, backend=backend)
+    assert tokens.tolist() == expected.tolist()
+    assert stats.status.tolist() == codes

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from fastsample.sampling.backends.triton import launch as backend
-from sampling.cases import vectors
+from fastsample.sampling.dispatch import load_backend
+from sampling.cases import unchecked, vectors
 
 from . import cuda_ptx, draws, ptx
 
@@ -40,6 +41,18 @@ def test_cuda_half_precision():
         r = cuda_ptx.sample(d.case, tokens, stats)
         assert not draws.differs(d, tokens, stats), (d.name, tokens, d.tokens)
         assert not r.findings, (d.name, r.findings)
+
+
+@needs_nvcc
+def test_cuda_parameters_out_of_range():
+    """Token -1 and a status of its own, whatever stands beside it; the last allowed values draw."""
+    case, codes = unchecked(torch.randn(1, 600, generator=torch.Generator().manual_seed(1)) * 3)
+    expected, _ = draws.blank(case)
+    load_backend("cpu").sample(case, expected, None)
+    tokens, stats = draws.blank(case)
+    assert not cuda_ptx.sample(case, tokens, stats, races=False).findings
+    assert tokens.tolist() == expected.tolist()
+    assert stats.status.tolist() == codes
 
 
 @needs_triton

@@ -229,7 +229,7 @@ def find_cut(
         if is_on:
             low, high = cut, end  # the tokens down to `low` reach the target, those down to `high` do not
             total = row_mass(tops, sums, top, c, chunks, BLOCK)
-            mass_target = tl.maximum(tl.ceil(total.to(tl.float64) * p.to(tl.float64)), 1.0)  # p may be below 0
+            mass_target = tl.ceil(total.to(tl.float64) * p.to(tl.float64))
             target = tl.where(by_count, k.to(tl.int64), mass_target.to(tl.int64))
             a, b = near, near
             if phase < 2:

@@ -213,7 +213,13 @@ def finish_rows(
     chunk_top = tl.load(tops + j, mask=j < chunks, other=float("-inf"))
     top = tl.max(chunk_top)
     has_nan = tl.max((chunk_top != chunk_top).to(tl.int32))
-    code = tl.where(has_nan > 0, 1, tl.where(top == float("inf"), 2, tl.where(top == float("-inf"), 3, 0)))
+    t = parameter(temperature, temperature_rows, b, tl.float32)
+    k = parameter(top_k, top_k_rows, b, tl.int32)
+    p = parameter(top_p, top_p_rows, b, tl.float32)
+    m = parameter(min_p, min_p_rows, b, tl.float32)
+    is_in_range = (t >= 0) & (k >= 0) & (p > 0) & (p <= 1) & (m >= 0) & (m <= 1)  # a NaN is in none
+    code = tl.where(top == float("-inf"), 3, tl.where(is_in_range, 0, 4))
+    code = tl.where(has_nan > 0, 1, tl.where(top == float("inf"), 2, code))
     if code != 0:
         tl.store(tokens + b, tl.full((), -1, tl.int64))
         if WITH_STATS:
@@ -224,7 +230,6 @@ def finish_rows(
             tl.store(kept + b, tl.full((), 0, tl.int64))
             tl.store(status + b, code)
     else:
-        t = parameter(temperature, temperature_rows, b, tl.float32)
         c = inverse_temperature(t)
         cut = tl.full((), LOWEST_RANK >> SHIFT, tl.int64) << INDEX_BITS
         n_kept = vocab.to(tl.int64)
@@ -232,9 +237,6 @@ def finish_rows(
             log_sum, row_entropy, certainty = raw_statistics(moments, tops, top, chunks, vocab, BLOCK)
             tl.debug_barrier()  # the candidates take the place of the moments
         if t > 0:
-            k = parameter(top_k, top_k_rows, b, tl.int32)
-            p = parameter(top_p, top_p_rows, b, tl.float32)
-            m = parameter(min_p, min_p_rows, b, tl.float32)
             cut, n_kept = find_cut(
                 start, vocab, chunks, tops, sums, listing, candidates, top, c, k, p, m, BLOCK, CAPACITY, SHIFT
             )
