@@ -20,7 +20,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from ..engines.base import Request, Sample
 from ..engines.local.engine import LocalEngine
-from ..models import compat
+from ..models import compat, loops
 from ..sampling.api import fresh_seed
 from .per_row import RowProcessors, kept
 
@@ -54,7 +54,7 @@ def generate(
     rows = input_ids.shape[0]
     if rows == 0:
         raise ValueError("input_ids must have at least one row, got 0; ask for one sample at least")
-    streamer, assistant = compat.dropped_by_generate()
+    streamer, assistant = loops.dropped_by_generate()
     mask = _refuse(model, input_ids, generation_config, model_kwargs, assistant)
     is_random = generation_config.do_sample or temperatures is not None
     processors, given = kept(logits_processor, generation_config, is_random), rows

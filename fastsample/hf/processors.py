@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from ..models import compat
+from ..models import loops
 from ..sampling.api import distribution, sample
 from ..sampling.contract import IntParameter, Parameter
 
@@ -55,12 +55,12 @@ class FastSampler(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
         """input_ids [B, L] int64, scores [B, V]; returns [B, V] in the dtype of the scores."""
         padding = default = None
-        loop = compat.decoding_loop()
+        loop = loops.decoding_loop()
         if loop is not None:
             kind, names = loop
             if kind in REFUSED:
                 raise ValueError(REFUSED[kind])
-            padding, default = compat.padding_in(names), names["generation_config"].pad_token_id
+            padding, default = loops.padding_in(names), names["generation_config"].pad_token_id
         position = None if self.is_fresh else _lengths(input_ids, padding, self.pad_token_id, default)
         tokens, stats = sample(scores, position=position, return_stats=True, **self.parameters)
         chosen = torch.full_like(scores, -torch.inf)

@@ -11,13 +11,11 @@ import copy
 import functools
 import importlib
 import inspect
-import sys
-import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import AttentionInterface, Cache, DynamicCache, GenerationMixin, cache_utils
+from transformers import AttentionInterface, Cache, DynamicCache, cache_utils
 
 # The argument that a cache is given by, and the field that it comes back in: `cache` from 5.24 on, before it
 # `past_key_values`, and `cache_params` for recurrent models.
@@ -241,58 +239,6 @@ def padding_of(config: Any) -> int:
 def asks_for_prompt_lookup(config: Any) -> bool:
     """Whether a generation config asks for assisted decoding by looking tokens up in the prompt."""
     return getattr(config, "prompt_lookup_num_tokens", None) is not None
-
-
-# The loops of `generate` that call logits processors. They tell them nothing of themselves, so that a processor which
-# must know has to look at its callers; the same goes for what `generate` does not hand to a `custom_generate`.
-LOOPS = {"sample": "_sample", "assisted": "_assisted_decoding", "beams": "_beam_search"}
-
-
-def decoding_loop() -> tuple[str, Mapping[str, Any]] | None:
-    """(a key of LOOPS, local variables) of the loop that calls this code; None where `generate` does not call it."""
-    kinds = {name: kind for kind, name in LOOPS.items()}
-    frame = _caller(lambda code: code.co_name in kinds)
-    return None if frame is None else (kinds[frame.f_code.co_name], frame.f_locals)
-
-
-def padding_in(names: Mapping[str, Any]) -> Any:
-    """How many tokens a loop hides at the left of each row, by its variables: [B], 0 for none, None: not known."""
-    given = names["model_kwargs"]
-    mask = given.get("attention_mask")
-    if mask is None:  # a mask that hides nothing is taken out, in later releases; others never made one for this model
-        return 0 if "attention_mask" in given else None
-    return (mask.cumsum(1) == 0).sum(1) if mask.dim() == 2 else None
-
-
-def dropped_by_generate() -> tuple[Any, Any]:
-    """(streamer, assistant model) that the `generate` which calls this code was given; it hands neither on."""
-    code = inspect.unwrap(GenerationMixin.generate).__code__
-    frame = _caller(lambda c: c is code)
-    found = {} if frame is None else frame.f_locals
-    return found.get("streamer"), found.get("assistant_model")
-
-
-def _caller(is_it: Callable[[types.CodeType], bool]) -> types.FrameType | None:
-    frame: types.FrameType | None = sys._getframe(2)
-    while frame is not None and not is_it(frame.f_code):
-        frame = frame.f_back
-    return frame
-
-
-def unknown_internals() -> list[str]:
-    """What this release no longer has under the names that are used here, a sentence each; [] where all is there."""
-    sentences = [
-        f"transformers has no {name} any more, so a FastSampler does not see which loop calls it"
-        for name in LOOPS.values()
-        if not hasattr(GenerationMixin, name)
-    ]
-    given = inspect.signature(GenerationMixin.generate).parameters
-    sentences += [
-        f"transformers' generate has no {name} any more, so custom_generate does not see one"
-        for name in ("streamer", "assistant_model")
-        if name not in given
-    ]
-    return sentences
 
 
 # --- GGUF ------------------------------------------------------------------------------------------------------------
