@@ -12,6 +12,8 @@ from .version import __version__
 if TYPE_CHECKING:
     from .evaluation.evaluate import evaluate
     from .fallback import FallbackWarning
+    from .generating.batch import Batch
+    from .generating.generate import generate, generate_each
     from .sampling.api import SparseDistribution, distribution, sample
     from .sampling.contract import Stats
     from .sampling.sampler import Sampler
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from .strategies.question import Question, Settings
 
 __all__ = [
+    "Batch",
     "FallbackWarning",
     "Question",
     "Sampler",
@@ -28,6 +31,8 @@ __all__ = [
     "__version__",
     "distribution",
     "evaluate",
+    "generate",
+    "generate_each",
     "info",
     "sample",
     "solve",
@@ -55,6 +60,7 @@ if not _is_in_main_interpreter():  # to import torch there never ends
 
 # Fetched when first asked for, so that `fastsample --help` need not wait for torch.
 _HOMES = {
+    "Batch": "generating.batch",
     "FallbackWarning": "fallback",
     "Question": "strategies.question",
     "Sampler": "sampling.sampler",
@@ -63,6 +69,8 @@ _HOMES = {
     "Stats": "sampling.contract",
     "distribution": "sampling.api",
     "evaluate": "evaluation.evaluate",
+    "generate": "generating.generate",
+    "generate_each": "generating.generate",
     "sample": "sampling.api",
     "solve": "solving.solve",
     "solve_many": "solving.solve",

@@ -22,7 +22,7 @@ FLOORS = (
     "models",
     "engines scoring",
     "strategies hf",
-    "solving",
+    "solving generating",
     "evaluation",
     "cli",
 )
