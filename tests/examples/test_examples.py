@@ -1,0 +1,74 @@
+"""Every file of examples/ runs: its functions over tiny models, and as a command over the embedded one."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import bigram
+import pytest
+import torch
+
+from fastsample.engines.local.engine import LocalEngine
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
+
+
+def example(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def lm():
+    """A model that answers 4 or 5 after the mark of its turn, and then ends."""
+    tokenizer = bigram.bigram_tokenizer()
+    return bigram.bigram_model(tokenizer), tokenizer
+
+
+def test_decode_loop(lm):
+    """Each text is that of `fastsample.sample` over the whole text, row by row; rows leave where they end."""
+    temperatures = [0.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    texts = example("decode_loop").write(*lm, bigram.ASSISTANT, temperatures)
+    assert texts[0] == "4"
+    assert set(texts) == {"4", "5"}
+
+
+def test_self_consistency(lm):
+    """The vote ends early and names its rule."""
+    result = example("self_consistency").answer(*lm, "2 + 2?")
+    assert result.answer == "4"
+    assert len(result.samples) < result.planned
+    assert result.tokens < result.budget_tokens
+
+
+def test_rollouts(lm):
+    """The log-probabilities of the draw are those of the model that is trained, before and after an update."""
+    model, tokenizer = lm
+    module = example("rollouts")
+    module.PROMPTS, module.ANSWERS = [bigram.ASSISTANT] * 2, ["4", "5"]
+    engine, optimizer = LocalEngine(model, tokenizer), torch.optim.SGD(model.parameters(), lr=1e-2)
+    before = [p.detach().clone() for p in model.parameters()]
+    for seed in range(2):
+        batch, reward, off = module.step(model, tokenizer, engine, optimizer, n=8, seed=seed)
+        assert len(batch) == 16
+        assert 0 < reward < 1
+        assert off < 1e-3
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters()))
+
+
+@pytest.mark.slow
+@pytest.mark.model
+@pytest.mark.parametrize("name", NAMES)
+def test_as_a_command(name, embedded):
+    """As its first lines say, with the embedded model."""
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / f"{name}.py")], capture_output=True, text=True, cwd=EXAMPLES.parent, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) >= 3
