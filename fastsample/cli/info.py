@@ -23,13 +23,13 @@ def info(
     """
     import fastsample
 
-    from ..models import compat
+    from ..models import loops
 
     record: dict[str, Any] = fastsample.info()
     if model is not None:
         with refusals():
             record["model"] = _service(model, dtype, device)
-            record["untested"] += compat.unknown_internals()
+            record["untested"] += loops.unknown_internals()
     if as_json:
         typer.echo(json.dumps(record))
         return

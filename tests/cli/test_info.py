@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import fastsample
 from fastsample.cli import main
 from fastsample.info import outside
-from fastsample.models import compat
+from fastsample.models import loops
 from fastsample.tested import TESTED
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +51,7 @@ def test_info_of_a_model_says_how_it_is_served(tiny_folder):
 
 def test_info_of_a_model_names_what_transformers_no_longer_has(tiny_folder, monkeypatch):
     """A name that is looked for inside of transformers and is gone costs something, and nobody would notice it."""
-    monkeypatch.setattr(compat, "ASSISTED", ("_no_such_method",))
+    monkeypatch.setattr(loops, "LOOPS", {"sample": "_no_such_method"})
     done = CliRunner().invoke(main, ["info", "--model", str(tiny_folder)])
     assert "transformers has no _no_such_method any more" in done.output
 
