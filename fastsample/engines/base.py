@@ -8,6 +8,8 @@ from typing import Any, Protocol, TypeGuard
 
 from ..token_stats import MeanStats, TokenStats
 
+UNTOLD = -1  # in place of a token id that an engine does not tell: the token counts all the same
+
 
 class Parked(Protocol):
     """What an engine has kept of a text that it has read or written: it can be continued, any number of times.
@@ -91,7 +93,7 @@ def _ids(name: str, given: Any) -> tuple[int, ...]:
 class Sample:
     """A request while it is written, and afterwards.
 
-    tokens:   token ids, appended ones first, the EOS that ended it included
+    tokens:   token ids, appended ones first, the EOS that ended it included; UNTOLD where an engine tells none
     text:     the decoded text; without EOS and without the stop string that ended it
     finish:   None while it is written, then "eos", "stop", "until", "length", "cancelled" or "failed"
     stats:    of each token; NO_STATS of the appended ones
@@ -99,6 +101,7 @@ class Sample:
     appended: so many of the tokens were put there and not drawn
     ended_by: the until-id that was drawn and ended it; it is not among the tokens
     parked:   the prompt and these tokens, without EOS, to be continued; None where nothing was kept
+    prompt_tokens: of the prompt by the engine's own count; None where that is the length of request.prompt
     """
 
     request: Request
@@ -110,6 +113,12 @@ class Sample:
     appended: int = 0
     ended_by: int | None = None
     parked: Parked | None = None
+    prompt_tokens: int | None = None
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Its tokens, or none at all where an engine did not tell every one."""
+        return () if UNTOLD in self.tokens else tuple(self.tokens)
 
     @property
     def logprobs(self) -> list[float]:
@@ -133,6 +142,7 @@ class Traits:
     cancels:   what really stops when it is asked to: "sample", "group" or "none"
     reason:    why it is slower than it could be and what that costs, in one sentence; None where it is not
     parks:     whether it is a `ParkingEngine`
+    token_ids: whether prompts are token ids of the model, and a sample's tokens its real ids
     """
 
     name: str
@@ -142,6 +152,7 @@ class Traits:
     cancels: str = "sample"
     reason: str | None = None
     parks: bool = False
+    token_ids: bool = True
 
 
 class Engine(Protocol):

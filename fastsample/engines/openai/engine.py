@@ -1,0 +1,267 @@
+"""Samples written by one or several OpenAI-compatible servers, one streamed request a sample, closed to end it.
+
+A thread of its own runs an event loop with the requests; what comes goes through a queue to the caller's thread, which
+alone touches the samples. Always streamed: some servers write on to the end where a plain request is dropped. No
+connection is used twice: some servers close idle ones under one's hands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from queue import Empty, SimpleQueue
+from struct import pack
+from typing import Any
+
+from ..base import UNTOLD, Request, Sample, Traits
+from .chat import ChatTokenizer
+from .job import Attempts, Job, News
+from .pool import Patience, Place, Pool
+from .probe import Hello, greet, one_of, same_ids
+from .servers import Server, ServerError, http_client
+from .wire import Dialect, Piece, Usage, check
+
+WAIT = 0.5  # seconds that a step waits for news, so that whoever calls it can look around
+
+
+class ServerEngine:
+    """Writes samples by servers that serve one model; a context manager that closes it.
+
+    servers:      `Server`s, or their URLs
+    tokenizer:    the model's own: prompts are sent as its token ids, so that the server reads what was made here. None
+                  sends chats, and the server puts its own template around them; `engine.tokenizer` then stands in
+    slots:        the largest number of samples open at once; None = the servers' own together
+    patience:     how long to wait and how often to try again
+    top_logprobs: 20 asks for the log-probabilities that `Confidence` needs; 0 does not
+    seeds:        send each sample's seed; a server may repeat its text then, and some fail (docs/engines.md)
+    on_piece:     called with (sample, piece of its text) as text comes; a sample that begins again has no text first
+    cancels:      what really stops when a stream is closed; None = a sample, or a group where the server is asked for
+                  groups (`probe.watch` finds out)
+
+    raises: ServerError, in one sentence, for a server that cannot be used
+    """
+
+    def __init__(
+        self,
+        servers: Iterable[Server | str],
+        tokenizer: Any = None,
+        *,
+        slots: int | None = None,
+        patience: Patience | None = None,
+        top_logprobs: int = 0,
+        seeds: bool = False,
+        on_piece: Callable[[Sample, str], None] | None = None,
+        cancels: str | None = None,
+    ) -> None:
+        named = [Server(s) if isinstance(s, str) else s for s in servers]
+        if not named or len({s.url for s in named}) < len(named):
+            raise ServerError("servers must name at least one, and none of them twice")
+        if top_logprobs not in (0, 20):
+            raise ServerError(f"top_logprobs must be 0 or 20, got {top_logprobs}; 20 is what a certainty is made of")
+        self.patience = patience or Patience()
+        self.on_piece = on_piece
+        self.hellos = [greet(server, self.patience.connect) for server in named]
+        hello: Hello = one_of(self.hellos)
+        if tokenizer is not None:
+            for server, each in zip(named, self.hellos):
+                same_ids(server, each, tokenizer, self.patience.connect)
+        self.tokenizer = ChatTokenizer() if tokenizer is None else tokenizer
+        self.dialect = Dialect(hello.kind, hello.model, tokenizer is not None, top_logprobs > 0, seeds)
+        rooms = [min(s.slots, h.slots or s.slots) for s, h in zip(named, self.hellos)]
+        self.slots = slots or sum(rooms)
+        if self.slots < 1:
+            raise ServerError(f"slots must be at least 1, got {slots}")
+        # llama.cpp reads equal prompts again for each request, and once for a request of n samples.
+        self._most = min(rooms) if hello.kind == "llama.cpp" else 1
+        self.traits = Traits(
+            hello.name,
+            hello.model,
+            draws="seeded" if seeds else "free",
+            certainty="top20" if top_logprobs else "none",
+            cancels=cancels or ("group" if self._most > 1 else "sample"),
+            token_ids=hello.kind == "vllm",
+        )
+        self.steps = self.prefill_tokens = self.wasted_tokens = 0
+        self.waiting: list[Sample] = []
+        self._running: dict[int, Sample] = {}  # by id
+        self._jobs: dict[int, tuple[Job, Future[None]]] = {}  # by the id of each of a job's samples that is open
+        self._news: SimpleQueue[News] = SimpleQueue()
+        self._dead: list[Sample] = []
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fastsample-servers", daemon=True)
+        self._thread.start()
+        self._pool = asyncio.run_coroutine_threadsafe(self._open(named, rooms), self._loop).result()
+
+    async def _open(self, servers: Sequence[Server], rooms: Sequence[int]) -> Pool:
+        httpx = http_client()
+        p = self.patience
+        places = []
+        for server, slots in zip(servers, rooms):
+            client = httpx.AsyncClient(
+                headers=server.headers | {"Connection": "close"},
+                timeout=httpx.Timeout(p.idle, connect=p.connect, pool=None),
+                limits=httpx.Limits(max_keepalive_connections=0, max_connections=None),
+            )
+            places.append(Place(server, client, slots))
+        return Pool(places, p)
+
+    @property
+    def running(self) -> list[Sample]:
+        """Samples that a server was asked for."""
+        return list(self._running.values())
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is left to be written."""
+        return not self._running and not self.waiting
+
+    def submit(self, requests: Iterable[Request]) -> list[Sample]:
+        """Queue the requests, in order; returns their samples at once. Nothing is queued if one of them is refused."""
+        samples = []
+        for request in requests:
+            check(request, self.dialect)
+            samples.append(Sample(request))
+        self.waiting += samples
+        self._launch()
+        return samples
+
+    def cancel(self, samples: Iterable[Sample]) -> None:
+        """End samples at once, and close what was open for them; finished ones are left as they are."""
+        for sample in samples:
+            if sample.finish is None:
+                self._end(sample, "cancelled")
+        self.waiting = [s for s in self.waiting if s.finish is None]
+
+    def step(self) -> list[Sample]:
+        """Wait for news, for half a second at most, and take in all there is; returns the samples that ended."""
+        self._launch()
+        if not self._running:
+            return []
+        if not self._thread.is_alive():
+            raise RuntimeError("the engine was closed; make another one")
+        ended: list[Sample] = []
+        try:
+            self._take(self._news.get(timeout=WAIT), ended)
+            while True:
+                self._take(self._news.get_nowait(), ended)
+        except Empty:
+            pass
+        self.steps += 1
+        self._launch()
+        return ended
+
+    def run(self) -> list[Sample]:
+        """Step until nothing is left; returns the samples in the order in which they ended."""
+        ended = []
+        while not self.is_idle:
+            ended += self.step()
+        return ended
+
+    def close(self) -> None:
+        """End everything; a second time does nothing."""
+        if not self._thread.is_alive():
+            return
+        self.cancel([*self.waiting, *self.running])
+        asyncio.run_coroutine_threadsafe(self._shut(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _shut(self) -> None:
+        others = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        for place in self._pool.places:
+            await place.client.aclose()
+
+    def __enter__(self) -> ServerEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _launch(self) -> None:
+        """Ask for waiting samples while there are slots: single ones, or groups that share a prompt."""
+        while self.waiting and len(self._running) < self.slots:
+            first = self.waiting[0].request
+            most = min(self._most, self.slots - len(self._running))
+            group = [s for s in self.waiting if _are_alike(s.request, first)][:most] if most > 1 else self.waiting[:1]
+            taken = {id(s) for s in group}
+            self.waiting = [s for s in self.waiting if id(s) not in taken]
+            job = Job(group, pack(f"<{len(first.prompt)}q", *first.prompt), self.dialect)
+            future = asyncio.run_coroutine_threadsafe(Attempts(job, self._pool, self._news.put).run(), self._loop)
+            future.add_done_callback(partial(self._fell, job))
+            for sample in group:
+                self._running[id(sample)] = sample
+                self._jobs[id(sample)] = (job, future)
+
+    def _fell(self, job: Job, done: Future[None]) -> None:
+        """A fault of ours in the other thread: its samples fail, and the run goes on."""
+        if not done.cancelled() and done.exception() is not None:
+            error = done.exception()
+            self._news.put(News(job, "failed", samples=job.samples, error=f"{type(error).__name__}: {error}"))
+
+    def _end(self, sample: Sample, finish: str) -> None:
+        sample.finish = finish
+        self._running.pop(id(sample), None)
+        job, future = self._jobs.pop(id(sample), (None, None))
+        if job is not None and future is not None and finish == "cancelled" and not self._is_open(job):
+            future.cancel()
+
+    def _is_open(self, job: Job) -> bool:
+        return any(s.finish is None for s in job.samples)
+
+    def _take(self, news: News, ended: list[Sample]) -> None:
+        if news.usage is not None:
+            self._count(news.usage, news.samples or [])
+        for sample in news.samples or ():
+            if sample.finish is None and news.kind == "again":
+                self.wasted_tokens += len(sample.tokens)
+                sample.tokens, sample.stats, sample.text = [], [], ""
+            elif sample.finish is None and news.kind == "failed":
+                sample.error = news.error
+                self._end(sample, "failed")
+                ended.append(sample)
+        for sample, piece in news.pieces or ():
+            if sample.finish is None and self._write(sample, piece, news.usage):
+                ended.append(sample)
+
+    def _write(self, sample: Sample, piece: Piece, usage: Usage | None) -> bool:
+        """Take in a piece; returns whether the sample ended with it. usage: of an only sample's end."""
+        room = sample.request.max_new_tokens - len(sample.tokens)
+        sample.tokens += piece.tokens[:room]
+        sample.stats += piece.stats[:room]
+        sample.text += piece.text
+        finish = piece.finish
+        if finish is not None:
+            # An end's own token is not shown, and an event may hold several: what a server counts is believed, up to
+            # the limit.
+            told = usage.written if usage is not None else len(sample.tokens) + (finish == "eos" and not piece.tokens)
+            missing = min(told, sample.request.max_new_tokens) - len(sample.tokens)
+            sample.tokens += [UNTOLD] * missing
+        if piece.text and self.on_piece is not None:
+            self.on_piece(sample, piece.text)
+        elif len(piece.tokens) > room:  # it was told where to end, and writes on
+            finish = "length"
+            job, future = self._jobs[id(sample)]
+            if len(job.samples) == 1:
+                future.cancel()
+        if finish is None:
+            return False
+        sample.error = piece.error
+        self._end(sample, finish)
+        return True
+
+    def _count(self, usage: Usage, samples: Sequence[Sample]) -> None:
+        self.prefill_tokens += usage.prompt - usage.cached
+        for sample in samples:
+            sample.prompt_tokens = usage.prompt
+
+
+def _are_alike(a: Request, b: Request) -> bool:
+    names = ("prompt", "temperature", "top_k", "top_p", "min_p", "max_new_tokens", "stop")
+    return all(getattr(a, name) == getattr(b, name) for name in names)

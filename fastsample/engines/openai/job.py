@@ -1,0 +1,209 @@
+"""One request to a server, for one sample or a group of them, begun again until it is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..base import Sample
+from .pool import Place, Pool, retry_after
+from .servers import http_client
+from .wire import BrokenError, Dialect, Events, Piece, Usage, body_of, error_in, pieces_of, usage_of
+
+PASSING = frozenset({408, 409, 425, 429})  # and 5xx: another try may be answered
+MOST_READ = 1 << 16  # bytes of an error's body
+PINGS = 10  # so many idle times may be filled with pings and no news
+
+
+class RefusedError(Exception):
+    """The server will not serve this request, however often it is asked."""
+
+
+@dataclass(eq=False)
+class Job:
+    """Samples with one prompt and equal parameters, asked for together. `prompt` chooses the server."""
+
+    samples: list[Sample]
+    prompt: bytes
+    dialect: Dialect
+
+
+@dataclass(eq=False)
+class News:
+    """What came for a job: pieces for its samples, its server's count; or that samples begin again or fail.
+
+    kind: "pieces", "again" or "failed"; samples: whom the count, "again" or "failed" is about
+    """
+
+    job: Job
+    kind: str
+    pieces: list[tuple[Sample, Piece]] | None = None
+    usage: Usage | None = None
+    samples: list[Sample] | None = None
+    error: str = ""
+
+
+class Attempts:
+    """Does one job; everything that happens is told to `tell`, in order."""
+
+    def __init__(self, job: Job, pool: Pool, tell: Callable[[News], None]) -> None:
+        self.job = job
+        self.pool = pool
+        self.tell = tell
+        self.ended: set[int] = set()  # ids of samples whose end was told
+
+    async def run(self) -> None:
+        """Ask until every sample has ended, or for as long as patience lasts."""
+        failures = 0
+        while left := self._left():
+            place = await self.pool.acquire(self.job.prompt, len(left))
+            reason, wait = "", False
+            try:
+                await self._ask(place, left)
+                self.pool.served(place)
+                continue
+            except RefusedError as refusal:
+                self._fail(str(refusal))
+                return
+            except _AgainError as again:
+                reason, wait = str(again), again.wait
+            finally:
+                self.pool.release(place, len(left))
+            failures += 1
+            if failures > self.pool.patience.retries:
+                self._fail(f"{reason}; given up after {failures} tries")
+                return
+            self.tell(News(self.job, "again", samples=self._left()))
+            await asyncio.sleep(self.pool.patience.before_again(failures) if wait else 0.0)
+
+    def _left(self) -> list[Sample]:
+        return [s for s in self.job.samples if id(s) not in self.ended and s.finish is None]
+
+    def _fail(self, reason: str) -> None:
+        self.tell(News(self.job, "failed", samples=self._left(), error=reason))
+
+    async def _ask(self, place: Place, left: list[Sample]) -> None:
+        httpx, server = http_client(), place.server
+        body = body_of(left[0].request, self.job.dialect, len(left))
+        try:
+            async with place.client.stream("POST", server.url + self.job.dialect.path, json=body) as answer:
+                await self._look(place, answer)
+                await self._read(place, answer, left)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            self.pool.refused(place)
+            raise _AgainError(f"{server.url} takes no connection ({server.words(str(error))})", wait=False) from None
+        except httpx.ReadTimeout:
+            raise _AgainError(f"{server.url} was silent for {self.pool.patience.idle:g} s") from None
+        except (httpx.HTTPError, BrokenError) as error:
+            words = server.words(str(error)) or type(error).__name__
+            raise _AgainError(f"an answer of {server.url} broke off ({words})") from None
+
+    async def _look(self, place: Place, answer: Any) -> None:
+        """Raise for a status that is no success, and for an answer that is no stream."""
+        status, server = answer.status_code, place.server
+        is_stream = answer.headers.get("content-type", "").startswith("text/event-stream")
+        if status == 200 and is_stream:
+            return
+        said = b""
+        async for data in answer.aiter_bytes():
+            said += data
+            if len(said) > MOST_READ:
+                break
+        words = server.words(_sentence_in(said))
+        if status == 200:
+            found = error_in(_json(said))
+            if found is None:
+                raise BrokenError(f"no stream of events but {answer.headers.get('content-type')}")
+            self._raise_error(place, server.words(found[0]), found[1])
+        asked = retry_after(answer.headers.get("retry-after"))
+        if status in PASSING or status >= 500:
+            if asked is not None:
+                self.pool.rest(place, asked)
+            raise _AgainError(f"{server.url} answered {status}: {words}", wait=asked is None)
+        raise RefusedError(f"{server.url} answered {status}: {words}")
+
+    def _raise_error(self, place: Place, words: str, status: int | None) -> None:
+        sentence = f"{place.server.url} answered with an error: {words}"
+        if status is not None and 400 <= status < 500 and status not in PASSING:
+            raise RefusedError(sentence)
+        raise _AgainError(sentence)
+
+    async def _read(self, place: Place, answer: Any, left: list[Sample]) -> None:
+        """Tell what comes, until the server says that it is done.
+
+        A single sample's end is told only once the server's count of its tokens has come: where fewer were written
+        than came here, something came twice.
+        """
+        events, loop, httpx = Events(), asyncio.get_running_loop(), http_client()
+        held: list[tuple[Sample, Piece]] = []
+        came, usage, last = 0, None, loop.time()
+        before, is_repeated = None, False
+        try:
+            async for data in answer.aiter_bytes():
+                now: list[tuple[Sample, Piece]] = []
+                for event in events.feed(data):
+                    found = error_in(event)
+                    if found is not None:
+                        self._raise_error(place, place.server.words(found[0]), found[1])
+                    usage = usage_of(event) or usage
+                    is_repeated, before = is_repeated or event == before, event
+                    for sample, piece in self._of(pieces_of(event), left):
+                        came += len(piece.tokens)
+                        if piece.finish is not None:
+                            self.ended.add(id(sample))
+                        (held if piece.finish is not None and len(left) == 1 else now).append((sample, piece))
+                if now:
+                    self.tell(News(self.job, "pieces", pieces=now))
+                    last = loop.time()
+                if events.is_done:
+                    break
+                if loop.time() - last > PINGS * self.pool.patience.idle:
+                    raise BrokenError("pings and no news")
+        except (httpx.HTTPError, BrokenError):
+            if not held:  # what follows an end may be missing
+                raise
+        if held and usage is not None:
+            # The end's own token, which is not shown, is counted by most servers but not by all.
+            least = came + (is_repeated and held[0][1].finish == "eos")
+            if not place.fits(least <= usage.written):
+                self.ended.clear()
+                raise BrokenError(f"{came} tokens came, and fewer were written by its own count")
+        if held or usage is not None:
+            self.tell(News(self.job, "pieces", pieces=held, samples=left, usage=usage))
+        if self._left():
+            raise BrokenError("it ended in the middle")
+
+    def _of(self, pieces: list[Piece], left: list[Sample]) -> list[tuple[Sample, Piece]]:
+        """Each piece with its sample; what comes behind a sample's end is passed by."""
+        for piece in pieces:
+            if not 0 <= piece.index < len(left):
+                raise BrokenError(f"choice {piece.index} of {len(left)}")
+        return [(left[p.index], p) for p in pieces if id(left[p.index]) not in self.ended]
+
+
+class _AgainError(Exception):
+    """The sample begins again; wait: whether after a while of its own, or as soon as a server may be asked."""
+
+    def __init__(self, reason: str, wait: bool = True) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+def _json(said: bytes) -> Any:
+    try:
+        return json.loads(said)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _sentence_in(said: bytes) -> str:
+    """A server's words in the body of an error, whatever its form."""
+    body = _json(said)
+    found = error_in(body)
+    if found is not None:
+        return found[0]
+    detail = body.get("detail") or body.get("message") if isinstance(body, dict) else None
+    return str(detail) if detail else said[:1000].decode("utf-8", "replace")
