@@ -16,6 +16,7 @@ from ..engines.base import Engine
 from ..scoring.base import Scorer
 from ..scoring.verifiers import scorer_of
 from ..solving.events import Event
+from ..solving.fit import fitted
 from ..solving.solve import solve_many
 from ..strategies.question import Question, Settings
 from ..strategies.records import Result
@@ -68,7 +69,7 @@ def evaluate(
     on_open:   called with the run once its folder is open (its `notes` are for people; without on_open they are
                warnings); on_result: with each result and whether it is right (None
                where the right answer is not known), after it was kept
-    engine:    what writes the samples; None makes a `LocalEngine` of the model, with `slots` and `prepack`
+    engine:    as in `solve_many`; a run is gone on with on the same kind of engine, serving the same model
 
     raises: RunError for a folder that cannot be used; OSError where something cannot be written: nothing that was
             written before is lost, and `resume` goes on
@@ -76,14 +77,15 @@ def evaluate(
     settings, items, folder = settings or Settings(), list(questions), Path(folder)
     check_items(items)
     if named is None:
-        named = {"model": str(model.name_or_path), "dtype": str(model.dtype).removeprefix("torch.")}
+        named = {"model": str(getattr(model, "name_or_path", "")), "dtype": _dtype(model)}
     config = configuration(items, settings, extractor, scorer, slots=slots, prepack=prepack, named=named)
     check_run(folder, config, resume=resume)
     if engine is None:
         from ..engines.local.engine import LocalEngine
 
         engine = LocalEngine(model, tokenizer, slots=slots, prepack=prepack)
-    config |= {"engine": engine.traits.name, "engine_reason": engine.traits.reason}
+    fitted(settings, engine.traits, None if scorer is None else scorer_of(scorer))
+    config |= traits_of(engine)
     with open_run(folder, config, items, resume=resume) as run:
         if on_open is not None:
             on_open(run)
@@ -133,6 +135,22 @@ def evaluate(
         count(is_last=True)
         found.done = len(run.done)
     return found
+
+
+def traits_of(engine: Engine) -> dict[str, Any]:
+    """What a run's config.json says of its engine."""
+    t = engine.traits
+    return {
+        "engine": t.name,
+        "engine_model": t.model,
+        "draws": t.draws,
+        "certainty": t.certainty,
+        "engine_reason": t.reason,
+    }
+
+
+def _dtype(model: Any) -> str | None:
+    return None if model is None else str(model.dtype).removeprefix("torch.")
 
 
 def configuration(

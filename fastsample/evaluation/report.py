@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..answers.equivalence import canonical
+from ..solving.fit import missing
 from ..strategies.question import Settings
 from ..strategies.records import Written
 from ..voting.registry import rule_of
@@ -118,7 +119,8 @@ def report_of(folder: Path, rules: Sequence[str] = USUAL_RULES, *, slots: int | 
     samples = [stored[q] for q in ids]
     right_answers = [keys[q] for q in ids]
     full: tuple[_Replayed, Row] | None = None
-    for text in ("majority", *(r for r in rules if r != "majority")):
+    certainty = config.get("certainty", "full")
+    for text in ("majority", *(r for r in rules if r != "majority" and not missing(rule_of(r).needs, certainty))):
         played = _play(samples, settings, rule_of(text), slots)
         row = _row(text, played, right_answers, full)
         full = full or (played, row)

@@ -140,8 +140,8 @@ def check_run(folder: Path, config: dict[str, Any], *, resume: bool = False) -> 
         return
     stored, asked = read_config(folder), _plain(config)
     names = (stored.keys() | asked.keys()) - {"engine_reason"}
-    if "engine" not in stored.keys() & asked.keys():  # not known before a model is loaded, nor by older runs
-        names -= {"engine"}
+    # Not known before a model is loaded, nor by older runs.
+    names -= {"engine", "engine_model", "draws", "certainty"} - (stored.keys() & asked.keys())
     differences = [
         f"  {name}: {shown(stored.get(name))} in the run, {shown(asked.get(name))} now"
         for name in sorted(names)

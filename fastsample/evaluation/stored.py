@@ -63,6 +63,7 @@ CONFIG = {
     "prompt_template": TEXT_OR_NULL,
     "suffix": TEXT_OR_NULL,
     "together": BOOLEAN,
+    "certainty": ("full, top20 or none", ("full", "top20", "none").__contains__),
 }
 SAMPLE = {
     "question": TEXT,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import ClassVar, cast
 
 from ..answers.equivalence import canonical
 from ..answers.extractors import callable_of
@@ -20,6 +20,7 @@ class MeanLogprob:
     """The model's own score: the mean log-probability of the sample's tokens, in nats; 0 for a sample without any."""
 
     name: str = "mean-logprob"
+    needs: ClassVar[tuple[str, ...]] = ("mean_logprob",)  # of `Rule.needs`
 
     def score(self, candidates: Sequence[Candidate]) -> list[float]:
         """See `Scorer`."""

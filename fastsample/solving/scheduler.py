@@ -17,6 +17,7 @@ from ..strategies.records import Result, Written
 from ..strategies.self_consistency import SelfConsistency
 from ..voting.registry import name_of, rule_of
 from .events import Event, OnEvent
+from .fit import fitted
 
 
 def reader_of(extract: Extractor) -> Extractor:
@@ -48,7 +49,7 @@ class Scheduler:
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
-        self.settings = settings
+        self.settings = fitted(settings, engine.traits, scorer)
         self.extract = reader_of(extract)
         self.on_event = on_event
         self.scorer = scorer
@@ -56,6 +57,7 @@ class Scheduler:
         self.is_strict = is_strict
         self.open: dict[int, Strategy] = {}
         self.serial = 0
+        self._prompt_tokens: dict[int, int] = {}  # of a question, where the engine counts them otherwise
         self._unheard: Exception | None = None  # what the listener raised
 
     def run(self, questions: Iterator[Question | str]) -> Iterator[Result]:
@@ -145,6 +147,8 @@ class Scheduler:
                 for s in samples:
                     if s.finish == "failed":
                         raise ValueError(s.error)
+                    if s.prompt_tokens is not None:
+                        self._prompt_tokens[serial] = s.prompt_tokens
                 news[serial] = [strategy.read(s) for s in samples]
             except Exception as error:
                 yield self._fail(serial, strategy.question, error)
@@ -205,6 +209,8 @@ class Scheduler:
         del self.open[strategy.serial]
         traits = self.engine.traits
         result = replace(strategy.result(), engine=traits.name, engine_reason=traits.reason)
+        if not traits.token_ids:  # the prompt's length is none in tokens
+            result = replace(result, prompt_tokens=self._prompt_tokens.pop(strategy.serial, 0))
         self._tell(Event("verdict", strategy, result=result))
         return result
 
@@ -212,6 +218,7 @@ class Scheduler:
         if error is self._unheard:  # what cannot be kept or shown is no fault of the question: the run stops
             raise error
         strategy = self.open.pop(serial, None)
+        self._prompt_tokens.pop(serial, None)
         if strategy is not None:
             self.engine.cancel(list(strategy.live.values()))
         if self.is_strict:

@@ -47,6 +47,7 @@ def solve(
     prepack: bool = False,
     on_event: OnEvent | None = None,
     scorer: Scorer | str | None = None,
+    engine: Engine | None = None,
 ) -> Result:
     """Answer one question by a vote over samples of several temperatures, stopping as soon as the rule allows.
 
@@ -61,6 +62,7 @@ def solve(
     scorer:       a `scoring.base.Scorer`, a function (question, answer, text) -> number, or a name ("mean-logprob");
                   the best score decides where the rule did not stop early
     on_event:     called with an `Event` for everything that happens
+    engine:       see `solve_many`
 
     returns: a `Result`; the same settings and seed give the same one, whatever the batch
     raises: ValueError for settings or a question that cannot be served, with the remedy; what a callable raises
@@ -91,6 +93,7 @@ def solve(
         on_event=on_event,
         scorer=scorer,
         is_strict=True,
+        engine=engine,
     )
     return next(iter(run))
 
@@ -115,15 +118,16 @@ def solve_many(
     questions: read only as fast as slots fall free; nothing of a question is kept once its result was yielded
     strategy:  makes what grows the samples of a question and elects its answer; see docs/adding_a_strategy.md
     is_strict: raise what goes wrong with a question, instead of yielding a result of status "error"
-    engine:    what writes the samples; None makes a `LocalEngine` of the model, with `slots` and `prepack`
+    engine:    what writes the samples; None makes a `LocalEngine` of the model, with `slots` and `prepack`. With one,
+               model may be None, and tokenizer makes the prompts that it reads
+    raises: ValueError for a rule or a scorer that needs what the engine does not tell, before the first request
     """
     settings = settings or Settings()
     settings.plan()
-    local = None
     if engine is None:
         from ..engines.local.engine import LocalEngine  # not above: a vote over another engine needs no model of ours
 
-        engine = local = LocalEngine(model, tokenizer, slots=slots, prepack=prepack)
+        engine = LocalEngine(model, tokenizer, slots=slots, prepack=prepack)
     scheduler = Scheduler(
         engine,
         tokenizer,
@@ -134,8 +138,10 @@ def solve_many(
         strategy=strategy,
         is_strict=is_strict,
     )
-    if local is not None and on_event is not None:
-        local.on_piece, local.on_prefill = scheduler.on_piece, scheduler.on_prefill
+    if on_event is not None:
+        for name in ("on_piece", "on_prefill"):
+            if getattr(engine, name, scheduler) is None:  # it tells of that, and nobody else listens
+                setattr(engine, name, getattr(scheduler, name))
     yield from scheduler.run(iter(questions))
 
 

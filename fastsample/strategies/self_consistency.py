@@ -176,7 +176,7 @@ class SelfConsistency:
             tokens=len(sample.tokens),
             finish=sample.finish or "cancelled",
             means=sample.means,
-            token_ids=tuple(sample.tokens),
+            token_ids=sample.token_ids,
             certainties=tuple(token.self_certainty for token in sample.stats),
         )
 

@@ -43,6 +43,11 @@ class Rule:
         return Verdict(True, answer, True, counted, is_tie, self.because(head[:counted]))
 
     @property
+    def needs(self) -> tuple[str, ...]:
+        """The means of a sample that it decides by: "mean_logprob", "self_certainty", "entropy"."""
+        return ()
+
+    @property
     def watched_tokens(self) -> int:
         """Over how many tokens a sample's certainty is averaged while it is written; 0 does not look at it."""
         return 0

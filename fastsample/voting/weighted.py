@@ -49,6 +49,11 @@ class Weighted(Rule):
             raise ValueError(f"how must be softmax or borda, got {self.how!r}")
         within(0.0, float("inf"), scale=self.scale, power=self.power)
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """See `Rule`."""
+        return () if self.by == "score" else (self.by,)
+
     def weights(self, ballots: Sequence[Ballot]) -> list[float]:
         """One weight per ballot; those that cannot vote weigh 0 and take no part in the softmax or the ranking."""
         values = [signal_of(b, self.by) if b.answer is not None else -float("inf") for b in ballots]
@@ -105,6 +110,11 @@ class Confidence(Rule):
         at_least(1, warmup=self.warmup, window=self.window)
         within(0.0, 1.0, keep=self.keep)
         within(0.5, 1.0, share=self.share)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """See `Rule`."""
+        return ("self_certainty",)
 
     @property
     def watched_tokens(self) -> int:

@@ -1,0 +1,39 @@
+"""Whether an engine can serve a run, said by name before the first request."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..engines.base import Traits
+from ..scoring.base import Scorer
+from ..strategies.question import Settings
+from ..voting.registry import name_of, rule_of
+
+# What `Traits.certainty` stands for, in the names of `Rule.needs`.
+TOLD = {"full": ("mean_logprob", "self_certainty", "entropy"), "top20": ("self_certainty",), "none": ()}
+
+
+def missing(needs: tuple[str, ...], certainty: str) -> tuple[str, ...]:
+    """What of `needs` an engine of this certainty does not tell."""
+    return tuple(need for need in needs if need not in TOLD[certainty])
+
+
+def fitted(settings: Settings, traits: Traits, scorer: Scorer | None = None) -> Settings:
+    """The settings as this engine serves them: in waves where what was started can not be stopped.
+
+    raises: ValueError for a rule or a scorer that needs what the engine does not tell
+    """
+    rule = rule_of(settings.rule)
+    for what, needs in (
+        (f"the rule {name_of(rule)}", rule.needs),
+        (f"the scorer {getattr(scorer, 'name', '')}", getattr(scorer, "needs", ())),
+    ):
+        lacking = missing(needs, traits.certainty)
+        if lacking:
+            can_ask = traits.certainty == "none" and not missing(needs, "top20")
+            remedy = "ask it for log-probabilities (--logprobs, top_logprobs=20), or " if can_ask else ""
+            raise ValueError(
+                f"{what} needs the {lacking[0]} of every token, and the engine {traits.name} does not tell it; "
+                f"{remedy}choose a rule that counts votes, such as ahead:k=3"
+            )
+    return replace(settings, together=False) if traits.cancels == "none" else settings
