@@ -17,7 +17,7 @@ from rich.text import Text
 from .terminal import harmless
 
 if TYPE_CHECKING:
-    from ..solving.events import Event
+    from ..strategies.events import Event
 
 COLORS = ("green", "magenta", "cyan", "yellow", "blue", "red")
 BAR = 20  # characters of a temperature's full bar, on a terminal that has them

@@ -15,9 +15,9 @@ from ..answers.extractors import Extractor
 from ..engines.base import Engine
 from ..scoring.base import Scorer
 from ..scoring.verifiers import scorer_of
-from ..solving.events import Event
 from ..solving.fit import fitted
 from ..solving.solve import solve_many
+from ..strategies.events import Event
 from ..strategies.question import Question, Settings
 from ..strategies.records import Result
 from ..voting.registry import name_of, rule_of

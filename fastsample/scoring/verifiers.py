@@ -10,9 +10,13 @@ from ..answers.equivalence import canonical
 from ..answers.extractors import callable_of
 from .base import Candidate, Scorer
 from .sandbox import code_of, run_python, why_not
+from .signals import Sigmoid, Signal
 
-Judge = Callable[[str, "str | None", str], float]  # (question, answer, text) -> number
-FORMS = "mean-logprob, exact:KEY, math:KEY, python:TESTS.py, python-unsafe:TESTS.py or module:function"
+Verify = Callable[[str, "str | None", str], float]  # (question, answer, text) -> number
+FORMS = (
+    "mean-logprob, exact:KEY, math:KEY, python:TESTS.py, python-unsafe:TESTS.py, module:function, "
+    "signal:BY (a number a leg) or sigmoid:SCORER"
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class ExactMatch:
     """1.0 where the answer equals `key` in canonical form (0.5 and 1/2 are equal), else 0.0."""
 
     key: str
+    is_probability: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
@@ -53,6 +58,7 @@ class MathVerify:
 
     key: str
     seconds: float = 5.0
+    is_probability: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
@@ -89,6 +95,7 @@ class PythonTests:
     megabytes: int = 512
     name: str = "python"
     is_jailed: bool = True
+    is_probability: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         reason = why_not() if self.is_jailed else None
@@ -110,15 +117,15 @@ class PythonTests:
 class Function:
     """A function (question, answer or None, text) -> number of the caller's, asked for one sample after the other."""
 
-    function: Judge
+    function: Verify
     name: str = "function"
 
     def score(self, candidates: Sequence[Candidate]) -> list[float]:
         """See `Scorer`."""
-        return [float(self.function(c.question, c.answer, c.text)) for c in candidates]
+        return [self.function(c.question, c.answer, c.text) for c in candidates]
 
 
-def scorer_of(given: str | Scorer | Judge) -> Scorer:
+def scorer_of(given: str | Scorer | Verify) -> Scorer:
     """The scorer that a name (FORMS) stands for; a function is wrapped, a scorer is returned as it is.
 
     raises: ValueError with the forms there are
@@ -132,6 +139,10 @@ def scorer_of(given: str | Scorer | Judge) -> Scorer:
     kind, colon, rest = given.partition(":")
     if not colon or not rest:
         raise ValueError(f"a scorer is {FORMS}, got {given!r}")
+    if kind == "signal":
+        return Signal(rest)
+    if kind == "sigmoid":
+        return Sigmoid(scorer_of(rest))
     if kind == "exact":
         return ExactMatch(rest)
     if kind == "math":
@@ -142,4 +153,4 @@ def scorer_of(given: str | Scorer | Judge) -> Scorer:
                 return PythonTests(file.read(), name=given, is_jailed=kind == "python")
         except OSError as error:
             raise ValueError(f"{rest} cannot be read: {error.strerror}") from None
-    return Function(cast(Judge, callable_of(given)), name=given)
+    return Function(cast(Verify, callable_of(given)), name=given)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
 from ..answers.equivalence import canonical
 from ..answers.extractors import Extractor
 from ..engines.base import Engine, Sample
-from ..scoring.base import Candidate, Scorer, scores_of
+from ..scoring.base import Candidate, Scorer, numbers_of
 from ..strategies.base import MakeStrategy, Strategy
+from ..strategies.events import Event, OnEvent
 from ..strategies.prompts import prompt_for
 from ..strategies.question import Question, Settings
-from ..strategies.records import Result, Written
+from ..strategies.records import Result
 from ..strategies.self_consistency import SelfConsistency
 from ..voting.registry import name_of, rule_of
-from .events import Event, OnEvent
 from .fit import fitted
 
 
@@ -45,6 +45,7 @@ class Scheduler:
         on_event: OnEvent | None = None,
         scorer: Scorer | None = None,
         strategy: MakeStrategy = SelfConsistency,
+        name: str | None = None,
         is_strict: bool = False,
     ) -> None:
         self.engine = engine
@@ -54,6 +55,7 @@ class Scheduler:
         self.on_event = on_event
         self.scorer = scorer
         self.strategy = strategy
+        self.name = name_of(rule_of(settings.rule)) if name is None else name
         self.is_strict = is_strict
         self.open: dict[int, Strategy] = {}
         self.serial = 0
@@ -78,6 +80,7 @@ class Scheduler:
         finally:
             for strategy in self.open.values():
                 self.engine.cancel(list(strategy.live.values()))
+                strategy.close()
 
     def _end_stuck(self) -> Iterator[Result]:
         """A question whose strategy neither asks nor decides would keep the run going round for ever."""
@@ -104,6 +107,9 @@ class Scheduler:
             strategy = self.strategy(question, prompt, self.settings, self.extract, self.serial)
             self.open[self.serial] = strategy
             self._tell(Event("question", strategy))
+            yield from self._settle([strategy])
+            if strategy.serial not in self.open:
+                return
             strategy.judge()
             if not strategy.verdict.is_final:
                 self._start(strategy)
@@ -135,59 +141,62 @@ class Scheduler:
         before = self.engine.steps
         finished: dict[int, list[Sample]] = {}
         for sample in self.engine.step():
-            finished.setdefault(cast(tuple[int, int], sample.request.key)[0], []).append(sample)
+            finished.setdefault(_serial(sample), []).append(sample)
         passes = self.engine.steps - before
         for serial, strategy in self.open.items():
             if serial in busy or _is_writing(strategy):
                 strategy.steps += passes
-        news: dict[int, list[Written]] = {}
         for serial, samples in finished.items():
             strategy = self.open[serial]
             try:
-                for s in samples:
-                    if s.finish == "failed":
-                        raise ValueError(s.error)
-                    if s.prompt_tokens is not None:
-                        self._prompt_tokens[serial] = s.prompt_tokens
-                news[serial] = [strategy.read(s) for s in samples]
+                for sample in samples:
+                    if sample.finish == "failed":
+                        raise ValueError(sample.error)
+                    if sample.prompt_tokens is not None:
+                        self._prompt_tokens[serial] = sample.prompt_tokens
+                    strategy.take(sample)
             except Exception as error:
                 yield self._fail(serial, strategy.question, error)
-        yield from self._score(news)
+        yield from self._settle([self.open[serial] for serial in finished if serial in self.open])
         for serial, strategy in list(self.open.items()):
             weak = strategy.weak()
-            if serial in news or weak:
-                yield from self._hear(strategy, news.get(serial, []), weak)
+            if serial in finished or weak:
+                yield from self._hear(strategy, weak)
 
-    def _score(self, news: dict[int, list[Written]]) -> Iterator[Result]:
-        """Score what has an answer, in one call for all questions; where that fails, question by question."""
-        if self.scorer is None or not news:
+    def _settle(self, strategies: list[Strategy]) -> Iterator[Result]:
+        """Score what waits, of all questions in one call for each scorer, until nothing waits any more."""
+        while strategies:
+            wanted = {strategy.serial: strategy.unscored() for strategy in strategies}
+            given: dict[int, list[tuple[float, ...] | None]] = {}
+            groups: dict[int, tuple[Scorer, list[int]]] = {}
+            for serial, (by, candidates) in wanted.items():
+                scorer = by or self.scorer
+                if scorer is None or not candidates:
+                    given[serial] = [None] * len(candidates)
+                else:
+                    groups.setdefault(id(scorer), (scorer, []))[1].append(serial)
+            for scorer, serials in groups.values():
+                asked = {serial: wanted[serial][1] for serial in serials}
+                scores, failed = _scores_of_each(scorer, asked)
+                given |= scores
+                for serial, error in failed.items():
+                    yield self._fail(serial, self.open[serial].question, error)
+            for strategy in strategies:
+                if strategy.serial in given:
+                    yield from self._enter(strategy, given[strategy.serial])
+            strategies = [s for s in strategies if s.serial in self.open and wanted[s.serial][1]]
+
+    def _enter(self, strategy: Strategy, scores: Sequence[tuple[float, ...] | None]) -> Iterator[Result]:
+        try:
+            strategy.enter(scores)
+            self._tell_news(strategy)
+        except Exception as error:
+            yield self._fail(strategy.serial, strategy.question, error)
+
+    def _hear(self, strategy: Strategy, weak: list[Sample]) -> Iterator[Result]:
+        if strategy.serial not in self.open:
             return
         try:
-            self._score_some(self.scorer, news, list(news))
-        except Exception:
-            for serial in list(news):
-                try:
-                    self._score_some(self.scorer, news, [serial])
-                except Exception as error:  # noqa: PERF203
-                    del news[serial]
-                    yield self._fail(serial, self.open[serial].question, error)
-
-    def _score_some(self, scorer: Scorer, news: dict[int, list[Written]], serials: list[int]) -> None:
-        places = [(serial, i) for serial in serials for i, w in enumerate(news[serial]) if w.answer is not None]
-        candidates = []
-        for serial, i in places:
-            w = news[serial][i]
-            question = self.open[serial].question.text
-            candidates.append(Candidate(question, w.text, w.answer, w.token_ids, w.means))
-        scores = scores_of(scorer, candidates) if candidates else []
-        for (serial, i), score in zip(places, scores):
-            news[serial][i] = replace(news[serial][i], score=score)
-
-    def _hear(self, strategy: Strategy, news: list[Written], weak: list[Sample]) -> Iterator[Result]:
-        try:
-            for written in news:
-                strategy.enter(written)
-                self._tell(Event("finished", strategy, sample=written))
             self._leave(strategy, [s for s in weak if s.finish is None], "aborted")
             verdict = strategy.judge()
             self._tell(Event("votes", strategy, verdict=verdict))
@@ -202,11 +211,13 @@ class Scheduler:
     def _leave(self, strategy: Strategy, samples: list[Sample], finish: str) -> None:
         self.engine.cancel(samples)
         for sample in samples:
-            self._tell(Event("cancelled", strategy, sample=strategy.drop(sample, finish)))
+            strategy.drop(sample, finish)
+        self._tell_news(strategy)
 
     def _close(self, strategy: Strategy) -> Result:
         self._leave(strategy, list(strategy.live.values()), "cancelled")
         del self.open[strategy.serial]
+        strategy.close()
         traits = self.engine.traits
         result = replace(strategy.result(), engine=traits.name, engine_reason=traits.reason)
         if not traits.token_ids:  # the prompt's length is none in tokens
@@ -221,6 +232,7 @@ class Scheduler:
         self._prompt_tokens.pop(serial, None)
         if strategy is not None:
             self.engine.cancel(list(strategy.live.values()))
+            strategy.close()
         if self.is_strict:
             raise error
         sentence = f"{type(error).__name__}: {error}"
@@ -231,7 +243,7 @@ class Scheduler:
             status="error",
             reason=sentence,
             error=sentence,
-            rule=name_of(rule_of(self.settings.rule)),
+            rule=self.name,
             planned=len(self.settings.plan()),
             seed=self.settings.seed,
         )
@@ -244,11 +256,16 @@ class Scheduler:
                 self._unheard = error
                 raise
 
+    def _tell_news(self, strategy: Strategy) -> None:
+        news, strategy.news[:] = list(strategy.news), []
+        for event in news:
+            self._tell(event)
+
     def on_piece(self, sample: Sample, piece: str) -> None:
         """A piece of a sample's text came."""
-        serial, number = cast(tuple[int, int], sample.request.key)
+        serial = _serial(sample)
         if serial in self.open:
-            self._tell(Event("token", self.open[serial], number, piece))
+            self._tell(Event("token", self.open[serial], _number(sample), piece))
 
     def on_prefill(self, prompt: tuple[int, ...], read: int, total: int) -> None:
         """A part of a prompt was read."""
@@ -257,8 +274,33 @@ class Scheduler:
                 self._tell(Event("prompt", strategy, read=read))
 
 
+_Candidates = dict[int, Sequence[Candidate]]  # of each question, by its serial
+_Scores = dict[int, list["tuple[float, ...] | None"]]
+
+
+def _scores_of_each(scorer: Scorer, asked: _Candidates) -> tuple[_Scores, dict[int, Exception]]:
+    """What a scorer says of many questions in one call; where that fails, question by question, with what it raised."""
+    try:
+        numbers = iter(numbers_of(scorer, [candidate for mine in asked.values() for candidate in mine]))
+    except Exception as error:
+        if len(asked) == 1:
+            return {}, dict.fromkeys(asked, error)
+        alone = [_scores_of_each(scorer, {serial: mine}) for serial, mine in asked.items()]
+        scores = {serial: given for found, _ in alone for serial, given in found.items()}
+        return scores, {serial: error for _, failed in alone for serial, error in failed.items()}
+    return {serial: [next(numbers) for _ in mine] for serial, mine in asked.items()}, {}
+
+
+def _key(sample: Sample) -> tuple[int, int]:
+    return cast(tuple[int, int], sample.request.key)
+
+
+def _serial(sample: Sample) -> int:
+    return _key(sample)[0]
+
+
 def _number(sample: Sample) -> int:
-    return cast(tuple[int, int], sample.request.key)[1]
+    return _key(sample)[1]
 
 
 def _is_writing(strategy: Strategy) -> bool:

@@ -7,19 +7,25 @@ decided, the question's other samples leave the batch in the middle of a word an
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from ..answers.extractors import Extractor, extractor_of
-from ..engines.base import Engine
+from ..engines.base import Engine, ParkingEngine, is_parking
 from ..scoring.base import Scorer
 from ..scoring.verifiers import scorer_of
-from ..strategies.base import MakeStrategy
+from ..strategies.base import MakeStrategy, Method
+from ..strategies.events import OnEvent
 from ..strategies.prompts import prompt_for
 from ..strategies.question import FULL_VOTE, Question, Settings
 from ..strategies.records import Result, Written
+from ..strategies.registry import VOTE, method_of, strategy_name
+from ..strategies.search import Search
 from ..strategies.self_consistency import SelfConsistency
+from ..strategies.task import Budget
+from ..strategies.tree import Tools
 from ..voting.rule import Rule
-from .events import OnEvent
+from .rereading import Rereading
 from .scheduler import Scheduler, reader_of
 
 
@@ -48,8 +54,12 @@ def solve(
     on_event: OnEvent | None = None,
     scorer: Scorer | str | None = None,
     engine: Engine | None = None,
+    strategy: str | Method | MakeStrategy = "vote",
+    budget: Budget | None = None,
 ) -> Result:
     """Answer one question by a vote over samples of several temperatures, stopping as soon as the rule allows.
+
+    Or by another strategy: docs/search.md has them.
 
     question:     text; the tokenizer's chat template is put around it where it has one
     temperatures: 0 is drawn once, every other one `samples` times; sample number n is the n-th of them in turn
@@ -63,8 +73,11 @@ def solve(
                   the best score decides where the rule did not stop early
     on_event:     called with an `Event` for everything that happens
     engine:       see `solve_many`
+    strategy:     "vote"; the short form of a method ("beam:n=16,m=4"); a method (a generator over a `Task`); or what
+                  makes a `strategies.base.Strategy`. Methods pass `rule`, `temperatures` and `samples` by
+    budget:       what a method may cost: tokens, legs, scores
 
-    returns: a `Result`; the same settings and seed give the same one, whatever the batch
+    returns: a `Result` (`Found` of a method); the same settings and seed give the same one, whatever the batch
     raises: ValueError for settings or a question that cannot be served, with the remedy; what a callable raises
     """
     settings = Settings(
@@ -92,6 +105,8 @@ def solve(
         prepack=prepack,
         on_event=on_event,
         scorer=scorer,
+        strategy=strategy,
+        budget=budget,
         is_strict=True,
         engine=engine,
     )
@@ -109,14 +124,16 @@ def solve_many(
     prepack: bool = False,
     on_event: OnEvent | None = None,
     scorer: Scorer | str | None = None,
-    strategy: MakeStrategy = SelfConsistency,
+    strategy: str | Method | MakeStrategy = "vote",
+    budget: Budget | None = None,
     is_strict: bool = False,
     engine: Engine | None = None,
 ) -> Iterator[Result]:
     """Answer many questions in one running batch; yields each result as soon as its vote is over, so out of order.
 
     questions: read only as fast as slots fall free; nothing of a question is kept once its result was yielded
-    strategy:  makes what grows the samples of a question and elects its answer; see docs/adding_a_strategy.md
+    strategy:  what grows the samples of a question and elects its answer, as in `solve`; docs/adding_a_strategy.md
+               shows how to write one; budget: of each question
     is_strict: raise what goes wrong with a question, instead of yielding a result of status "error"
     engine:    what writes the samples; None makes a `LocalEngine` of the model, with `slots` and `prepack`. With one,
                model may be None, and tokenizer makes the prompts that it reads
@@ -128,21 +145,37 @@ def solve_many(
         from ..engines.local.engine import LocalEngine  # not above: a vote over another engine needs no model of ours
 
         engine = LocalEngine(model, tokenizer, slots=slots, prepack=prepack)
+    teller = engine  # of pieces of text
+    judge = None if scorer is None else scorer_of(scorer)
+    method = method_of(strategy)
+    name, make = None, cast(MakeStrategy, strategy)
+    if strategy == VOTE:
+        make = SelfConsistency
+    elif method is not None:
+        growing, name = _growing(engine, tokenizer), strategy_name(method)
+        tools = Tools(name, growing, tokenizer, judge, budget or Budget(), is_reread=growing is not engine)
+        engine, make = growing, partial(Search, method, tools)
     scheduler = Scheduler(
         engine,
         tokenizer,
         settings,
         extractor_of(extractor),
         on_event=on_event,
-        scorer=None if scorer is None else scorer_of(scorer),
-        strategy=strategy,
+        scorer=judge,
+        strategy=make,
+        name=name,
         is_strict=is_strict,
     )
     if on_event is not None:
-        for name in ("on_piece", "on_prefill"):
-            if getattr(engine, name, scheduler) is None:  # it tells of that, and nobody else listens
-                setattr(engine, name, getattr(scheduler, name))
+        for hook in ("on_piece", "on_prefill"):
+            if getattr(teller, hook, scheduler) is None:  # it tells of that, and nobody else listens
+                setattr(teller, hook, getattr(scheduler, hook))
     yield from scheduler.run(iter(questions))
+
+
+def _growing(engine: Engine, tokenizer: Any) -> ParkingEngine:
+    """The engine, if it keeps paths; else one that sends them again leg by leg."""
+    return engine if is_parking(engine) else Rereading(engine, tokenizer)
 
 
 def repeat(
@@ -169,7 +202,6 @@ def repeat(
     # Twice, side by side: without packed weights a batch of one row is rounded in another way than larger ones.
     engine = LocalEngine(model, tokenizer, slots=2, prepack=prepack)
     sample, _ = engine.submit([strategy.request(number)] * 2)
-    strategy.live[number] = sample
     while sample.finish is None:
         engine.step()
-    return strategy.read(sample)
+    return Written.of(sample, (number, *strategy.plan[number]), strategy.extract(sample.text))

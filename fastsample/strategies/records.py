@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, cast
 
+from ..engines.base import Sample
+from ..scoring.base import Candidate, Leg
 from ..token_stats import NO_MEANS, MeanStats
 from ..voting.ballots import Ballot
+from .path import Path
 
 # What the means are called in JSON, in the order of `MeanStats`.
 MEANS = ("mean_logprob", "mean_raw_logprob", "entropy", "self_certainty")
@@ -41,6 +44,52 @@ class Written:
     is_counted: bool = False
     token_ids: tuple[int, ...] = field(default=(), repr=False)
     certainties: tuple[float, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def of(
+        cls, sample: Sample, place: tuple[int, float, int], answer: str | None, finish: str | None = None
+    ) -> Written:
+        """A sample that ended. place: (number, temperature, k); finish: None is the sample's own."""
+        number, temperature, k = place
+        return cls(
+            number=number,
+            temperature=temperature,
+            k=k,
+            stream=cast(int, sample.request.stream),
+            text=sample.text,
+            answer=answer,
+            tokens=len(sample.tokens),
+            finish=finish or sample.finish or "cancelled",
+            means=sample.means,
+            token_ids=sample.token_ids,
+            certainties=tuple(token.self_certainty for token in sample.stats),
+        )
+
+    @classmethod
+    def of_path(cls, path: Path, score: float | None) -> Written:
+        """A path from its root to its end; `k` and `stream` are those of its last leg."""
+        drawn = path.drawn()
+        ended = (path.ended_by,) if path.finish == "eos" and path.ended_by is not None else ()
+        return cls(
+            number=path.number,
+            temperature=path.temperature,
+            k=path.k,
+            stream=path.stream,
+            text=path.whole(),
+            answer=path.answer,
+            tokens=len(drawn),
+            finish="length" if path.finish in ("limit", "context", "until") else path.finish,
+            means=path.means,
+            score=score,
+            is_counted=path.is_final,
+            token_ids=path.written_ids() + ended,
+            certainties=tuple(token.self_certainty for token in drawn),
+        )
+
+    def candidate(self, question: str) -> Candidate:
+        """As a scorer sees it: one leg."""
+        legs = (Leg(self.text, self.means),)
+        return Candidate(question, self.text, self.answer, self.token_ids, self.means, legs)
 
     @property
     def is_finished(self) -> bool:
@@ -130,6 +179,41 @@ class Result:
         """A dictionary for `json.dumps`; samples=False leaves the samples out."""
         record = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "samples"}
         return record | ({"samples": [s.to_json() for s in self.samples]} if samples else {})
+
+
+@dataclass(frozen=True)
+class Found(Result):
+    """What a search gives beside the fields of `Result`: its `samples` are the finished paths.
+
+    status:   "found", "spent" (the budget; the answer is the best until there), "none" (no path with an answer)
+    strategy: its short form, "beam:n=16,m=4"; scorer: its name
+    score:    of the chosen path, or of all that say the same (weighted)
+    paths:    all that was written, roots included; legs: how many of them; merged: equal ones that were made one
+    dropped:  that were not continued though they might have been
+    appended_tokens: that were put behind a path and not drawn; depth: legs of the longest path
+    scored:   texts that a scorer looked at
+    reread:   whether paths were read again to be continued, because the engine keeps none
+    """
+
+    text: str = ""
+    strategy: str = ""
+    scorer: str | None = None
+    score: float | None = None
+    paths: tuple[Path, ...] = ()
+    legs: int = 0
+    merged: int = 0
+    dropped: int = 0
+    appended_tokens: int = 0
+    scored: int = 0
+    depth: int = 0
+    reread: bool = False
+
+    def to_json(self, *, samples: bool = True) -> dict[str, Any]:
+        """A dictionary for `json.dumps`; samples=False leaves samples and paths out."""
+        record = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("samples", "paths")}
+        if samples:
+            record |= {name: [one.to_json() for one in getattr(self, name)] for name in ("samples", "paths")}
+        return record
 
 
 def votes_of(samples: Sequence[Written]) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, float]]]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import ceil, fsum
 from time import perf_counter
 from typing import cast
 
 from ..engines.base import Request, Sample
-from ..voting.ballots import OPEN, Tally, Verdict
+from ..scoring.base import Candidate, Scorer, aggregate
+from ..voting.ballots import OPEN, Tally, Verdict, leader
 from ..voting.registry import name_of, rule_of
+from .events import Event
 from .plan import stream_of
 from .question import Question, Settings
 from .records import Result, Written, budget_tokens, votes_of
@@ -41,14 +43,16 @@ class SelfConsistency:
         self.live: dict[int, Sample] = {}
         self.written: dict[int, Written] = {}
         self.verdict: Verdict = OPEN
+        self.news: list[Event] = []
         self.started = self.rounds = self.steps = 0
         self.since = perf_counter()
+        self._fresh: list[Written] = []  # have ended, and wait for their scores
         self._watched: dict[int, tuple[int, float]] = {}  # number -> (tokens seen, lowest window so far)
         for sample in question.known:
             if sample.finish == "cancelled":
                 self.written.setdefault(sample.number, sample)
             elif self.tally.ballots[sample.number] is None:
-                self.enter(sample)
+                self._count(sample)
 
     def requests(self, lent: int = 0) -> list[Request]:
         """The samples to start now: as many as the rule needs to stop if all of them agreed, or a wave a quarter larger
@@ -82,14 +86,24 @@ class SelfConsistency:
             key=(self.serial, number),
         )
 
-    def read(self, sample: Sample) -> Written:
-        """A sample that ended by itself, its answer read; it votes once it is entered."""
-        written = self._write(sample, self.extract(sample.text))
-        del self.live[written.number]
-        return written
+    def take(self, sample: Sample) -> None:
+        """A sample that ended by itself: its answer is read, and it votes once it has been scored."""
+        self._fresh.append(self._write(sample, self.extract(sample.text)))
 
-    def enter(self, written: Written) -> None:
-        """Let a sample vote."""
+    def unscored(self) -> tuple[Scorer | None, Sequence[Candidate]]:
+        """What has an answer: a score decides between answers."""
+        return None, [w.candidate(self.question.text) for w in self._fresh if w.answer is not None]
+
+    def enter(self, scores: Sequence[tuple[float, ...] | None]) -> None:
+        """Let them vote."""
+        fresh, self._fresh, left = self._fresh, [], iter(scores)
+        for written in fresh:
+            numbers = next(left) if written.answer is not None else None
+            written = written if numbers is None else replace(written, score=aggregate(numbers))
+            self._count(written)
+            self.news.append(Event("finished", self, sample=written))
+
+    def _count(self, written: Written) -> None:
         self.written[written.number] = written
         self.tally.add(written.ballot(self.rule.watched_tokens))
 
@@ -110,15 +124,14 @@ class SelfConsistency:
                 weak.append(sample)
         return weak
 
-    def drop(self, sample: Sample, finish: str) -> Written:
+    def drop(self, sample: Sample, finish: str) -> None:
         """Take in a sample that was cancelled or aborted: no vote, but its tokens are spent."""
-        written = replace(self._write(sample, None), finish=finish)
-        del self.live[written.number]
+        written = self._write(sample, None, finish)
         if finish == "aborted":
-            self.enter(written)
+            self._count(written)
         else:
             self.written[written.number] = written
-        return written
+        self.news.append(Event("cancelled", self, sample=written))
 
     def judge(self) -> Verdict:
         """Ask the rule; final when it stops or when the plan is spent."""
@@ -163,22 +176,23 @@ class SelfConsistency:
             seconds=perf_counter() - self.since,
         )
 
-    def _write(self, sample: Sample, answer: str | None) -> Written:
+    def close(self) -> None:
+        """Nothing of a sample is kept."""
+
+    def so_far(self) -> Result:
+        """The votes of the samples that have finished."""
+        self.enter([None] * len(self.unscored()[1]))
+        for sample in list(self.live.values()):
+            self.drop(sample, "cancelled")
+        answer, is_tie = leader(self.tally.counts())
+        reason = f"interrupted after {self.tally.finished} of {len(self.plan)} samples"
+        self.verdict = Verdict(True, answer, False, len(self.plan), is_tie, reason)
+        return replace(self.result(), status="interrupted")
+
+    def _write(self, sample: Sample, answer: str | None, finish: str | None = None) -> Written:
         number = _number(sample)
-        temperature, k = self.plan[number]
-        return Written(
-            number=number,
-            temperature=temperature,
-            k=k,
-            stream=cast(int, sample.request.stream),
-            text=sample.text,
-            answer=answer,
-            tokens=len(sample.tokens),
-            finish=sample.finish or "cancelled",
-            means=sample.means,
-            token_ids=sample.token_ids,
-            certainties=tuple(token.self_certainty for token in sample.stats),
-        )
+        del self.live[number]
+        return Written.of(sample, (number, *self.plan[number]), answer, finish)
 
 
 def _number(sample: Sample) -> int:

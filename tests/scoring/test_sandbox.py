@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from fastsample.scoring import sandbox
-from fastsample.scoring.base import Candidate, scores_of
+from fastsample.scoring.base import Candidate, numbers_of
 from fastsample.scoring.verifiers import PythonTests, scorer_of
 
 DOCS = " ".join((Path(__file__).parents[2] / "docs" / "security.md").read_text().split())
@@ -33,7 +33,7 @@ def is_jailed(request):
 
 def passes(code, tests=ADD, **settings):
     scorer = PythonTests(tests, **settings)
-    return scores_of(scorer, [Candidate("q", code, None)]) == [1.0]
+    return numbers_of(scorer, [Candidate("q", code, None)]) == [(1.0,)]
 
 
 RIGHT = {
@@ -377,7 +377,7 @@ def test_without_walls_a_flag_is_asked_for(tmp_path, monkeypatch):
         scorer_of(f"python:{tests}")
     scorer = scorer_of(f"python-unsafe:{tests}")
     assert scorer.name == f"python-unsafe:{tests}"
-    assert scores_of(scorer, [Candidate("q", "def add(a, b): return a + b", None)]) == [1.0]
+    assert numbers_of(scorer, [Candidate("q", "def add(a, b): return a + b", None)]) == [(1.0,)]
 
 
 NO_WALLS = """

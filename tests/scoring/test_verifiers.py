@@ -7,13 +7,13 @@ from time import perf_counter
 
 import pytest
 
-from fastsample.scoring.base import Candidate, scores_of
+from fastsample.scoring.base import Candidate, numbers_of
 from fastsample.scoring.sandbox import code_of
 from fastsample.scoring.verifiers import ExactMatch, PythonTests, scorer_of
 
 
 def score(scorer, answer, text=""):
-    (found,) = scores_of(scorer, [Candidate("q", text, answer)])
+    ((found,),) = numbers_of(scorer, [Candidate("q", text, answer)])
     return found
 
 
@@ -82,7 +82,7 @@ def test_what_a_scorer_returns_is_looked_at(scores, sentence):
             return scores
 
     with pytest.raises(ValueError, match=f"{sentence}.*broken"):
-        scores_of(Broken(), [Candidate("q", "", "1")] * 2)
+        numbers_of(Broken(), [Candidate("q", "", "1")] * 2)
 
 
 class TestMathVerify:

@@ -1,0 +1,100 @@
+"""Every method by name, and the short form in which a command line or a run folder writes one.
+
+vote    best:n=16    beam:n=16,m=4,aggregate=min    force:wait=Hmm
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from .base import MakeStrategy, Method
+from .best_of_n import Best, WeightedVote
+
+VOTE = "vote"
+METHODS: dict[str, type] = {"best": Best, "weighted": WeightedVote}
+_NOUNS = {int: "a whole number", float: "a number", str: "text"}
+
+
+def method_of(given: str | Method | MakeStrategy) -> Method | None:
+    """The method that `given` names, or is; None for "vote" and for what makes a `Strategy` by itself.
+
+    raises: ValueError with the names, fields or bounds that would have been right
+    """
+    if isinstance(given, str):
+        return None if given.strip() == VOTE else _named(given)
+    call = given if inspect.isfunction(given) else getattr(given, "__call__", None)  # noqa: B004
+    is_method = not inspect.isclass(given) and inspect.isgeneratorfunction(inspect.unwrap(call) if call else None)
+    return given if is_method else None  # type: ignore[return-value]
+
+
+def _named(text: str) -> Method:
+    name, _, rest = text.strip().partition(":")
+    kind = METHODS.get(name.strip().lower().replace("_", "-"))
+    if kind is None:
+        raise ValueError(f"no strategy is called {name!r}; there are {', '.join([VOTE, *METHODS])}")
+    known: dict[str, Any] = {field.name: field.default for field in fields(kind)}
+    values: dict[str, Any] = {}
+    for part in filter(None, _parts(rest)):
+        key, equals, value = part.partition("=")
+        key = key.strip()
+        if key not in known or not equals:
+            raise ValueError(f"{name} knows {', '.join(f'{k}={v}' for k, v in known.items())}; got {part!r}")
+        wanted: Any = type(known[key])
+        try:
+            values[key] = _unescaped(value) if wanted is str else wanted(value.strip())
+        except ValueError:
+            raise ValueError(f"{name}'s {key} is {_NOUNS[wanted]}, got {value!r}") from None
+    return kind(**values)  # type: ignore[no-any-return]
+
+
+_ESCAPES = {"n": "\n", "t": "\t", "\\": "\\", ",": ","}
+
+
+def _parts(text: str) -> list[str]:
+    r"""Split at commas; \, is one that belongs to a value."""
+    parts, start, at = [], 0, 0
+    while at < len(text):
+        if text[at] == "\\":
+            at += 1
+        elif text[at] == ",":
+            parts.append(text[start:at])
+            start = at + 1
+        at += 1
+    return [*parts, text[start:]]
+
+
+def _unescaped(text: str) -> str:
+    r"""\n, \t, \, and \\ stand for themselves."""
+    pieces, at = [], 0
+    while at < len(text):
+        if text[at] == "\\" and text[at + 1 : at + 2] in _ESCAPES:
+            pieces.append(_ESCAPES[text[at + 1]])
+            at += 2
+        else:
+            pieces.append(text[at])
+            at += 1
+    return "".join(pieces)
+
+
+def strategy_name(method: Method | MakeStrategy | str) -> str:
+    """The short form; `method_of(strategy_name(m)) == m` for a method of ours. What is at its default is left out."""
+    if isinstance(method, str):
+        named = method_of(method)
+        return VOTE if named is None else strategy_name(named)
+    kinds = {kind: name for name, kind in METHODS.items()}
+    if type(method) not in kinds or not is_dataclass(method):
+        return str(getattr(method, "__name__", type(method).__name__))
+    changed = [
+        f"{f.name}={_escaped(getattr(method, f.name))}" for f in fields(method) if getattr(method, f.name) != f.default
+    ]
+    return kinds[type(method)] + (":" + ",".join(changed) if changed else "")
+
+
+def _escaped(value: object) -> str:
+    text = str(value)
+    if isinstance(value, str):
+        for letter, sign in (("\\", "\\"), (",", ","), ("n", "\n"), ("t", "\t")):
+            text = text.replace(sign, "\\" + letter)
+    return text
