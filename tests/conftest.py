@@ -9,7 +9,9 @@ import pytest
 import torch
 
 # Areas with tiny models on one thread: several would wait for each other longer than they compute.
-ONE_THREAD = {"engines", "evaluation", "examples", "generating", "gpu", "hf", "models", "shared_prefix", "solving"}
+ONE_THREAD = {
+    "engines", "evaluation", "examples", "generating", "gpu", "hf", "models", "shared_prefix", "solving", "strategies"
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -36,6 +36,7 @@ class Rereading:
         self.engine = engine
         self.tokenizer = tokenizer
         self.slots, self.steps, self.prefill_tokens = engine.slots, engine.steps, engine.prefill_tokens
+        self.context: int | None = getattr(engine, "context", None)
         self._writing: dict[int, _Writing] = {}  # id of the engine's sample -> what it is for
 
     @property

@@ -33,6 +33,7 @@ class Path:
     answer:      read from the whole text of a final path, None where none could be read
     fate:        why it is not continued, "" while it may be
     origin:      what it was cut from
+    is_aside:    of a root: what is written behind it (a critique, a verdict) is no answer to the question
     """
 
     number: int
@@ -50,6 +51,7 @@ class Path:
     scores: tuple[float, ...] = ()
     answer: str | None = None
     fate: str = ""
+    is_aside: bool = False
     origin: Path | None = field(default=None, repr=False)
     parked: Parked | None = field(default=None, repr=False)
     whole_text: str | None = field(default=None, repr=False)  # decoded at once: a character may span two legs
@@ -60,6 +62,11 @@ class Path:
     def is_final(self) -> bool:
         """Whether its text has come to its end."""
         return self.finish in FINAL
+
+    @property
+    def is_candidate(self) -> bool:
+        """Whether its text has come to its end and answers the question."""
+        return self.is_final and not self.line()[0].is_aside
 
     @property
     def depth(self) -> int:

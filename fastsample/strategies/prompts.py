@@ -64,6 +64,13 @@ def prompt_of(
     return tuple(tokenizer(text)["input_ids"])
 
 
+def filled(template: str, **words: str) -> str:
+    """The template with each {name} replaced; the words may hold braces of their own."""
+    first, *rest = template.split("{")
+    parts = [part.partition("}") for part in rest]
+    return first + "".join(words[name] + after for name, _, after in parts)
+
+
 def _turn(turn: Mapping[str, str]) -> dict[str, str]:
     if not isinstance(turn, Mapping) or not all(isinstance(turn.get(key), str) for key in ("role", "content")):
         raise ValueError(f'a turn must be {{"role": "user" or "assistant", "content": text}}, got {turn!r}')

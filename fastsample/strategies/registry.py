@@ -10,10 +10,27 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from .base import MakeStrategy, Method
+from .beam_search import DVTS, Beam
 from .best_of_n import Best, WeightedVote
+from .budget_forcing import Efforts, Force
+from .particles import Particles
+from .refinement import Refine
+from .scrutiny import Scrutinize
+from .tree_search import MCTS
 
 VOTE = "vote"
-METHODS: dict[str, type] = {"best": Best, "weighted": WeightedVote}
+METHODS: dict[str, type] = {
+    "best": Best,
+    "weighted": WeightedVote,
+    "beam": Beam,
+    "dvts": DVTS,
+    "particles": Particles,
+    "mcts": MCTS,
+    "force": Force,
+    "efforts": Efforts,
+    "refine": Refine,
+    "scrutinize": Scrutinize,
+}
 _NOUNS = {int: "a whole number", float: "a number", str: "text"}
 
 

@@ -51,6 +51,7 @@ class Search:
         self.since = perf_counter()
         root = self.tree.root(prompt)
         self.task = Task(question, root, settings, tools.scorer, tools.budget, tools.tokenizer, extract, self.tree)
+        self.task.context = getattr(tools.engine, "context", None)
         self._scoring: Score | None = None
         self._steps = method(self.task)
         if not hasattr(self._steps, "send"):
@@ -106,7 +107,7 @@ class Search:
         return "spent" if self.is_spent else "found"
 
     def _best(self) -> Choice:
-        choice = self.task.choose(self.tree.paths)
+        choice = self.task.choose([path for path in self.tree.legs if path.is_candidate])
         return replace(choice, reason=f"the budget is spent; {choice.reason}")
 
     # --- growing ------------------------------------------------------------------------------------------------------
@@ -125,7 +126,7 @@ class Search:
     def take(self, sample: Sample) -> None:
         """A leg that ended; the method goes on with the last one of its round."""
         path = self._enter(sample)
-        if path.is_final:
+        if path.is_candidate:
             path.answer = self.task.answer(path)
             self.written[path.number] = Written.of_path(path, None)
         self.news.append(Event("leg", self, number=path.number, paths=(path,)))
@@ -194,7 +195,7 @@ class Search:
         """The best of what is finished."""
         for sample in list(self.live.values()):
             self.drop(sample, "cancelled")
-        choice = self.task.choose(self.tree.paths)
+        choice = self.task.choose([path for path in self.tree.legs if path.is_candidate])
         self._end(replace(choice, reason=f"interrupted in round {self.tree.rounds}; {choice.reason}"))
         return replace(self.result(), status="interrupted")
 
@@ -202,7 +203,7 @@ class Search:
         """The chosen path, and the whole tree."""
         choice = self.choice or Choice(None)
         legs = self.tree.legs
-        finished = [path for path in legs if path.is_final]
+        finished = [path for path in legs if path.is_candidate]
         scores = {path: aggregate(path.scores) for path in finished if path.scores}
         samples = tuple(Written.of_path(path, scores.get(path)) for path in finished)
         votes, shares = votes_of(samples)

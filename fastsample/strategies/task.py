@@ -61,6 +61,7 @@ class Task:
     question: what is asked; root: its prompt, to be continued
     scorer:   the run's, or None; settings: the run's; budget: the question's
     limit:    tokens that a path may have in all: the run's max_new_tokens, unless a method sets another
+    context:  tokens that the model's positions reach, None where the engine does not say
     merged:   equal paths that the method made one, for the result
     """
 
@@ -83,6 +84,7 @@ class Task:
         self.tokenizer = tokenizer
         self.limit = settings.max_new_tokens
         self.merged = 0
+        self.context: int | None = None
         self._extract = extract
         self._tree = tree
 
@@ -98,10 +100,17 @@ class Task:
         }
         return Ask(path, **(fields | changes))
 
-    def prompt(self, text: str, *, system: str | None = None, history: Sequence[Mapping[str, str]] = ()) -> Path:
-        """The root of another prompt, in the chat template; system: None is the run's own."""
+    def prompt(
+        self, text: str, *, system: str | None = None, history: Sequence[Mapping[str, str]] = (), is_aside: bool = True
+    ) -> Path:
+        """The root of another prompt, in the chat template.
+
+        system: None is the run's own; is_aside: False where what is written behind it answers the question
+        """
         system = self.settings.system if system is None else system
-        return self._tree.root(prompt_of(self.tokenizer, text, system=system, history=history))
+        root = self._tree.root(prompt_of(self.tokenizer, text, system=system, history=history))
+        root.is_aside = is_aside
+        return root
 
     def cut(self, path: Path, kept: int) -> Path:
         """The same leg cut back to its first `kept` tokens, finish "cut"; what follows is drawn anew."""

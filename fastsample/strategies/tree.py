@@ -81,6 +81,12 @@ class Tree:
         if not grow.asks:
             raise ValueError("Grow needs at least one ask, got none; return a Choice where nothing is left to grow")
         for ask in grow.asks:
+            if not self.tools.engine.traits.token_ids and (ask.path.parent is not None or ask.append):
+                engine = self.tools.engine.traits.name
+                raise ValueError(
+                    f"{self.tools.name} continues a text by its token ids, and {engine} does not tell them; use best, "
+                    "weighted or vote"
+                )
             if ask.path in self._released:
                 raise ValueError(
                     f"path {ask.path.number} was let go of in round {self._released[ask.path]}; name it in keep="
