@@ -49,6 +49,8 @@ def evaluate(
     extractor: options.ExtractorName = "auto",
     scorer: options.ScorerName = None,
     together: options.Together = False,
+    strategy: options.StrategyName = "vote",
+    budget: options.BudgetTokens = None,
 ) -> None:
     """Answer every question of QUESTIONS.jsonl and keep all samples in RUN; fastsample report RUN compares the rules.
 
@@ -60,14 +62,12 @@ def evaluate(
     console = console_for(is_stdout_taken=True)
     with refusals():
         from ..answers.extractors import extractor_of
-        from ..evaluation.evaluate import configuration
+        from ..evaluation.evaluate import configuration, growth_of
         from ..evaluation.run_folder import check_run
-        from ..strategies.prompts import STEP_BY_STEP
-        from ..strategies.question import Settings
 
         items, complaints = _read(questions)
-        settings = Settings(
-            temperatures=options.numbers(temperatures),
+        settings = options.settings_of(
+            temperatures=temperatures,
             samples=samples,
             rule=rule,
             top_k=top_k,
@@ -75,16 +75,17 @@ def evaluate(
             min_p=min_p,
             max_new_tokens=max_new_tokens,
             seed=seed,
-            stop=tuple(stop or ()),
+            stop=stop,
             system=system,
             prompt_template=prompt_template,
-            suffix=STEP_BY_STEP if step_by_step else None,
+            step_by_step=step_by_step,
             together=together,
         )
-        settings.plan()
         extractor_of(extractor)
+        tokens = options.check_strategy(strategy, scorer, budget)
         named = {"model": model, "dtype": dtype}
         config = configuration(items, settings, extractor, scorer, slots=slots, prepack=prepack, named=named)
+        config |= growth_of(strategy, tokens)
     for complaint in complaints:
         console.print(f"{questions}: {complaint}", style="red", markup=False, soft_wrap=True)
     if not items:
@@ -107,6 +108,8 @@ def evaluate(
                 prepack=prepack,
                 resume=resume,
                 named=named,
+                strategy=strategy,
+                budget=tokens,
             )
     except OSError as error:
         console.print(

@@ -14,7 +14,9 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from ..strategies.search import Search
 from .terminal import harmless
+from .tree_view import tree_table
 
 if TYPE_CHECKING:
     from ..strategies.events import Event
@@ -83,9 +85,16 @@ class Board:
             what = "no answer" if s.answer is None else short(s.answer, 60)
             line = f"T {s.temperature:g}, sample {s.k + 1}: {what} ({s.tokens} tokens, {s.finish})"
             self.console.print(line, markup=False, soft_wrap=True)
+        for path in event.paths if self._live is None and event.kind == "leg" else ():
+            if path.is_candidate:
+                what = "no answer" if path.answer is None else short(path.answer, 60)
+                line = f"path {path.number}: {what} ({path.depth} legs, {path.finish})"
+                self.console.print(line, markup=False, soft_wrap=True)
 
     def picture(self) -> RenderableType:
         """The whole view as it stands."""
+        if isinstance(self.strategy, Search):
+            return Group(tree_table(self.strategy.tree, self.console.width), Text(), self._tree_status(self.strategy))
         if self.strategy is None or not (self.strategy.live or self.strategy.written):
             self._spinner.update(text="preparing the model")
             return self._spinner
@@ -132,6 +141,16 @@ class Board:
         line = f"{len(written)} of {len(self.strategy.plan)} finished · {tokens:,} tokens · {rate:,.0f} tokens/s"
         text = Text(f"{line} · {elapsed:.0f} s", "default")
         text.truncate(self.console.width - 2, overflow="ellipsis")  # the spinner would wrap it
+        self._spinner.update(text=text)
+        return self._spinner
+
+    def _tree_status(self, search: Search) -> RenderableType:
+        """How far the tree has grown, and the answers that its finished paths have."""
+        written = list(dict(search.written).values())
+        votes = Counter(w.answer for w in written if w.answer is not None)
+        line = f"round {search.tree.rounds} · {len(written)} finished · {search.tree.tokens:,} tokens"
+        text = Text(line + "".join(f" · {short(a)} ×{n}" for a, n in votes.most_common(3)), "default")
+        text.truncate(self.console.width - 2, overflow="ellipsis")
         self._spinner.update(text=text)
         return self._spinner
 

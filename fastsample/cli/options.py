@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..scoring.verifiers import FORMS
+
+if TYPE_CHECKING:
+    from ..strategies.question import Settings
+    from ..strategies.task import Budget
 
 
 def _panel(name: str, text: str, *spellings: str, metavar: str | None = None) -> typer.models.OptionInfo:
@@ -68,6 +72,19 @@ ScorerName = Annotated[
     str | None,
     _panel("Vote", f"Score every sample; the best decides a vote that did not stop early: {FORMS}.", "--scorer"),
 ]
+StrategyName = Annotated[
+    str,
+    _panel(
+        "Strategy",
+        "vote, or how texts are grown instead: best:n=16, weighted, beam:n=16,m=4, dvts, particles, mcts, refine, "
+        "scrutinize, force, ...; docs/search.md has them. They leave --rule, --samples and --temperatures aside.",
+        "--strategy",
+    ),
+]
+BudgetTokens = Annotated[
+    int | None,
+    _panel("Strategy", "Tokens that a question may cost, dropped ones included; no limit if left out.", "--budget"),
+]
 Together = Annotated[
     bool,
     _panel(
@@ -87,3 +104,64 @@ def numbers(text: str) -> tuple[float, ...]:
         raise ValueError(
             f"temperatures must be numbers with commas between them, got {text!r}; the default is 0,0.4,0.8,1.2"
         ) from None
+
+
+def settings_of(
+    *,
+    temperatures: str,
+    samples: int,
+    rule: str,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    max_new_tokens: int,
+    seed: int,
+    stop: list[str] | None,
+    system: str | None,
+    prompt_template: str | None,
+    step_by_step: bool,
+    together: bool,
+) -> Settings:
+    """The settings of a run from a command's options; raises ValueError before a model is loaded for wrong ones."""
+    from ..engines.base import Request
+    from ..engines.checks import check_request
+    from ..models.config import NO_LIMIT
+    from ..strategies.prompts import STEP_BY_STEP
+    from ..strategies.question import Settings
+
+    settings = Settings(
+        temperatures=numbers(temperatures),
+        samples=samples,
+        rule=rule,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        stop=tuple(stop or ()),
+        system=system,
+        prompt_template=prompt_template,
+        suffix=STEP_BY_STEP if step_by_step else None,
+        together=together,
+    )
+    settings.plan()
+    if prompt_template is not None and "{question}" not in prompt_template:
+        raise ValueError(f"the prompt template must contain {{question}}, got {prompt_template!r}")
+    limits = {name: getattr(settings, name) for name in ("top_k", "top_p", "min_p", "max_new_tokens", "seed")}
+    for temperature in settings.temperatures:
+        check_request(Request((0,), temperature=temperature, **limits), NO_LIMIT, None)
+    return settings
+
+
+def check_strategy(strategy: str, scorer: str | None, budget: int | None) -> Budget | None:
+    """The budget; raises ValueError for a strategy that is none, or that cannot work with this scorer."""
+    from ..scoring.verifiers import scorer_of
+    from ..strategies.registry import check_fit, method_of
+    from ..strategies.task import Budget
+
+    method = method_of(strategy)
+    if method is not None:
+        check_fit(method, None if scorer is None else scorer_of(scorer))
+    elif budget is not None:
+        raise ValueError("--budget is for strategies that grow texts; a vote's budget is --samples of each temperature")
+    return None if budget is None else Budget(tokens=budget)

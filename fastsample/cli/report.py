@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .terminal import console_for, refusals, refuse
+from .terminal import console_for, json_line, refusals, refuse
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,8 +61,7 @@ def report(
         except OSError as error:
             refuse(f"{target} cannot be written: {error.strerror}")
     if as_json:
-        text = json.dumps([_plain(page) for page in pages], ensure_ascii=False)
-        print(text.encode("utf-8", "backslashreplace").decode())  # half a character cannot be printed
+        print(json_line([_plain(page) for page in pages]))
     else:
         for page in pages:
             _show(page, console)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..strategies.records import Found
 from .live_view import Palette, short
 from .terminal import harmless
 
@@ -72,13 +73,20 @@ def answer_line(result: Result, palette: Palette) -> Text:
     line = Text("leading so far  " if result.status == "interrupted" else "answer  ", "bold").append(
         harmless(result.answer), f"bold {palette[result.answer]}"
     )
-    line.append(f"  {votes} of {total} {'vote' if total == 1 else 'votes'}", "dim")
+    noun = "path" if isinstance(result, Found) else "vote"
+    line.append(f"  {votes} of {total} {noun if total == 1 else noun + 's'}", "dim")
     return line.append("  tied; the answer given first wins", "yellow") if result.is_tie else line
 
 
 def cost(result: Result) -> str:
     """Samples, tokens, seconds, tokens a second; and the share of the full budget where the vote ended early."""
     rate = result.tokens / result.seconds if result.seconds > 0 else 0.0
+    if isinstance(result, Found):
+        ended = f"{plural(len(result.samples), 'finished path')}, {result.dropped:,} dropped"
+        time = f"{result.seconds:.1f} s ({rate:,.0f} tokens/s), {plural(result.steps, 'step')}"
+        line = f"{plural(result.legs, 'leg')} in {plural(result.rounds, 'round')}, {ended}; "
+        line += f"{plural(result.tokens, 'token')} in {time}"
+        return line + ("; paths were read again: this engine keeps none" if result.reread else "")
     line = (
         f"{plural(len(result.samples), 'sample')}, {plural(result.tokens, 'token')} in {result.seconds:.1f} s "
         f"({rate:,.0f} tokens/s); {plural(result.steps, 'step')} after one prefill of {result.prompt_tokens:,}"

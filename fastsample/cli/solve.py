@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from . import options
 from .terminal import INTERRUPTED, NO_ANSWER, console_for, json_line, load_model, refusals, refuse
-
-if TYPE_CHECKING:
-    from ..strategies.records import Result
 
 
 def solve(
@@ -46,12 +42,15 @@ def solve(
     extractor: options.ExtractorName = "auto",
     scorer: options.ScorerName = None,
     together: options.Together = True,
+    strategy: options.StrategyName = "vote",
+    budget: options.BudgetTokens = None,
     texts: Annotated[
         bool, typer.Option("--texts", help="Print every sample's text too.", rich_help_panel="Output")
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Answer QUESTION by a vote over samples of several temperatures, written as one batch after one prefill.
+    """Answer QUESTION by a vote over samples of several temperatures, written as one batch after one prefill; or by
+    another strategy: best-of-n, beam search, self-refinement, and more.
 
     Exit code: 0 an answer was found, 1 no answer could be read, 2 bad usage, 130 interrupted.
     """
@@ -62,44 +61,57 @@ def solve(
     board = Board(console, palette, has_bar=not as_json)
     try:
         with refusals(), console.status("loading torch"):
-            settings = _checked(
-                temperatures=options.numbers(temperatures),
+            from ..answers.extractors import extractor_of
+            from ..scoring.verifiers import scorer_of
+            from ..solving.solve import solve_many
+            from ..strategies.question import Question
+
+            settings = options.settings_of(
+                temperatures=temperatures,
                 samples=samples,
                 rule=rule,
-                extractor=extractor,
-                scorer=scorer,
                 top_k=top_k,
                 top_p=top_p,
                 min_p=min_p,
-                stop=tuple(stop or ()),
                 max_new_tokens=max_new_tokens,
                 seed=seed,
-                slots=slots,
+                stop=stop,
+                system=system,
                 prompt_template=prompt_template,
-                question=_read_stdin() if question == "-" else question,
+                step_by_step=step_by_step,
+                together=together,
             )
+            if slots < 1:
+                raise ValueError(f"slots must be at least 1, got {slots}; 64 is the default")
+            text = _read_stdin() if question == "-" else question
+            if not text.strip():
+                refuse("the question is empty; write it in quotation marks, or - to read it from standard input")
+            read, judge = extractor_of(extractor), None if scorer is None else scorer_of(scorer)
+            tokens = options.check_strategy(strategy, scorer, budget)
             turns = _read_history(history) if history else []
-            from ..solving.solve import solve as answer
-            from ..strategies.prompts import STEP_BY_STEP
         with refusals():
             lm, tokenizer = load_model(model, dtype, device, console)
             with board:
-                result = answer(
+                run = solve_many(
                     lm,
                     tokenizer,
-                    **settings,
-                    system=system,
-                    history=turns,
-                    suffix=STEP_BY_STEP if step_by_step else None,
-                    together=together,
+                    [Question(text, history=tuple(turns))],
+                    settings=settings,
+                    extractor=read,
+                    slots=slots,
                     prepack=prepack,
                     on_event=board,
+                    scorer=judge,
+                    strategy=strategy,
+                    budget=tokens,
+                    is_strict=True,
                 )
+                result = next(iter(run))
     except KeyboardInterrupt:
         if board.strategy is None:
             console.print("interrupted before the first token", style="yellow")
             raise typer.Exit(INTERRUPTED) from None
-        result = _so_far(board.strategy)
+        result = board.strategy.so_far()
     if as_json:
         machine = {"model": lm.name_or_path, "dtype": str(lm.dtype).removeprefix("torch."), "device": str(lm.device)}
         print(json_line(machine | result.to_json()), flush=True)
@@ -125,50 +137,7 @@ def _read_history(path: str) -> list[dict[str, str]]:
     return turns
 
 
-def _checked(**settings: Any) -> dict[str, Any]:
-    """The settings of `solving.solve`, refused before a model is loaded for half a minute where they are wrong.
-
-    raises: ValueError with rule, value and remedy
-    """
-    from ..answers.extractors import extractor_of
-    from ..engines.base import Request
-    from ..engines.checks import check_request
-    from ..models.config import NO_LIMIT
-    from ..scoring.verifiers import scorer_of
-    from ..strategies.question import Settings
-
-    if settings["slots"] < 1:
-        raise ValueError(f"slots must be at least 1, got {settings['slots']}; 64 is the default")
-    if not settings["question"].strip():
-        raise ValueError("the question is empty; write it in quotation marks, or - to read it from standard input")
-    template = settings["prompt_template"]
-    if template is not None and "{question}" not in template:
-        raise ValueError(f"the prompt template must contain {{question}}, got {template!r}")
-    extractor_of(settings["extractor"])
-    settings["scorer"] = settings["scorer"] and scorer_of(settings["scorer"])
-    Settings(settings["temperatures"], settings["samples"], settings["rule"]).plan()
-    names = ("top_k", "top_p", "min_p", "max_new_tokens", "seed")
-    for temperature in settings["temperatures"]:
-        request = Request((0,), temperature=temperature, **{name: settings[name] for name in names})
-        check_request(request, NO_LIMIT, None)
-    return settings
-
-
 def _read_stdin() -> str:
     if sys.stdin.isatty():
         refuse("- reads the question from standard input, which is this terminal; pipe it in, or write it out")
     return sys.stdin.read().strip()
-
-
-def _so_far(strategy: Any) -> Result:
-    """The result of a question that was interrupted: the votes of the samples that had finished."""
-    from ..voting.ballots import Verdict, leader
-
-    finished = len(strategy.written)
-    for sample in list(strategy.live.values()):
-        strategy.drop(sample, "cancelled")
-    answer, is_tie = leader(strategy.tally.counts())
-    reason = f"interrupted after {finished} of {len(strategy.plan)} samples"
-    strategy.verdict = Verdict(True, answer, False, len(strategy.plan), is_tie, reason)
-    result: Result = strategy.result()
-    return replace(result, status="interrupted")

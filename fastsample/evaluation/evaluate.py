@@ -17,9 +17,12 @@ from ..scoring.base import Scorer
 from ..scoring.verifiers import scorer_of
 from ..solving.fit import fitted
 from ..solving.solve import solve_many
+from ..strategies.base import MakeStrategy, Method
 from ..strategies.events import Event
 from ..strategies.question import Question, Settings
-from ..strategies.records import Result
+from ..strategies.records import Found, Result
+from ..strategies.registry import VOTE, strategy_name
+from ..strategies.task import Budget
 from ..voting.registry import name_of, rule_of
 from .dataset import Item, check_items
 from .run_folder import Run, check_run, open_run
@@ -59,6 +62,8 @@ def evaluate(
     on_open: Callable[[Run], None] | None = None,
     on_result: OnResult | None = None,
     engine: Engine | None = None,
+    strategy: str | Method | MakeStrategy = VOTE,
+    budget: Budget | None = None,
 ) -> Evaluation:
     """Answer every question and keep all samples in `folder`; `report_of(folder)` then compares the rules.
 
@@ -71,6 +76,8 @@ def evaluate(
                where the right answer is not known), after it was kept
     engine:    as in `solve_many`; a run is gone on with on the same kind of engine, serving the same model
 
+    strategy, budget: as in `solve_many`; a method's trees are kept in paths.jsonl
+
     raises: RunError for a folder that cannot be used; OSError where something cannot be written: nothing that was
             written before is lost, and `resume` goes on
     """
@@ -79,6 +86,7 @@ def evaluate(
     if named is None:
         named = {"model": str(getattr(model, "name_or_path", "")), "dtype": _dtype(model)}
     config = configuration(items, settings, extractor, scorer, slots=slots, prepack=prepack, named=named)
+    config |= growth_of(strategy, budget)
     check_run(folder, config, resume=resume)
     if engine is None:
         from ..engines.local.engine import LocalEngine
@@ -114,6 +122,8 @@ def evaluate(
             scorer=scorer,
             on_event=keep,
             engine=engine,
+            strategy=strategy,
+            budget=budget,
         )
         keys = {item.id: item.answer for item in items}
         try:
@@ -121,6 +131,9 @@ def evaluate(
                 key = keys[result.id]
                 is_right = None if key is None or result.error else result.answer == canonical(key)
                 if result.error is None:
+                    if isinstance(result, Found):
+                        run.add_paths(result.id, result.paths)
+                        found.tokens += result.tokens
                     run.add_result(result, key, is_right)
                 found.answered += result.error is None
                 found.failed += result.error is not None
@@ -151,6 +164,14 @@ def traits_of(engine: Engine) -> dict[str, Any]:
 
 def _dtype(model: Any) -> str | None:
     return None if model is None else str(model.dtype).removeprefix("torch.")
+
+
+def growth_of(strategy: str | Method | MakeStrategy, budget: Budget | None) -> dict[str, Any]:
+    """What a run's config.json says of its strategy: nothing of a vote."""
+    name = strategy_name(strategy)
+    if name == VOTE:
+        return {}
+    return {"strategy": name, "budget": None if budget is None else asdict(budget)}
 
 
 def configuration(

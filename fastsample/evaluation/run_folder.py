@@ -3,6 +3,7 @@
     config.json      the settings; a run is only ever gone on with under the same ones
     questions.jsonl  question, answer, id
     samples.jsonl    one line a sample, written before the result it belongs to
+    paths.jsonl      of a strategy that grows texts leg by leg, in the place of samples: one line a leg
     results.jsonl    one line a question, once its vote is over; where an id has several, the last one holds
     sessions.jsonl   what the run has cost: time, steps and tokens since the line before, or since the run was opened
     run.lock         empty; whoever writes holds a lock on it, and looks and mends only under the lock
@@ -32,11 +33,12 @@ from secrets import token_hex
 from time import monotonic, process_time
 from typing import Any
 
+from ..strategies.path import Path as GrownPath
 from ..strategies.plan import plan_of
 from ..strategies.records import Result, Written
 from .dataset import Item, RunError, shown
 from .journal import Journal, Lock, sync_folder
-from .stored import FORMAT, read_config, read_results, read_samples
+from .stored import FORMAT, read_config, read_paths, read_results, read_samples
 
 FLUSH_LINES = 256
 FLUSH_SECONDS = 2.0
@@ -44,6 +46,7 @@ COST_SECONDS = 10.0
 COSTS = ("seconds", "cpu_seconds", "steps", "prefill_tokens", "tokens")
 LOCK, PARTIAL = "run.lock", "config.json.part"
 JOURNALS = ("samples.jsonl", "results.jsonl", "sessions.jsonl")
+PATHS = "paths.jsonl"
 
 
 @dataclass
@@ -86,6 +89,11 @@ class Run:
         if not all(map(isfinite, record["certainties"])):  # JSON has no NaN; without them, no rule can watch this one
             record["certainties"] = []
         self._append("samples.jsonl", {"question": question} | record)
+
+    def add_paths(self, question: str, paths: Iterable[GrownPath]) -> None:
+        """Keep the tree of the question with this id; its result follows."""
+        for path in paths:
+            self._append(PATHS, {"question": question} | path.to_json())
 
     def add_result(self, result: Result, key: str | None, is_right: bool | None) -> None:
         """Keep a question's result, its right answer and whether the two agree; its samples are in already."""
@@ -163,10 +171,10 @@ def _is_unbegun(folder: Path) -> bool:
     found = {entry.name: entry for entry in os.scandir(folder)}
     if not found:
         return True
-    if not found.keys() & {LOCK, PARTIAL} or found.keys() - {LOCK, PARTIAL, "questions.jsonl", *JOURNALS}:
+    if not found.keys() & {LOCK, PARTIAL} or found.keys() - {LOCK, PARTIAL, PATHS, "questions.jsonl", *JOURNALS}:
         return False
     return all(
-        entry.is_file(follow_symlinks=False) and not (name in JOURNALS and entry.stat().st_size)
+        entry.is_file(follow_symlinks=False) and not (name in (PATHS, *JOURNALS) and entry.stat().st_size)
         for name, entry in found.items()
     )
 
@@ -195,7 +203,7 @@ def open_run(folder: Path, config: dict[str, Any], items: list[Item], *, resume:
             lock = _begin_aside(folder, config, items)
             open_files.callback(lock.release)
         run = Run(folder, config, notes=[lock.why_not] if lock.why_not else [])
-        for name in JOURNALS:
+        for name in _journals(config):
             run._files[name] = Journal(folder / name)
             open_files.callback(run._files[name].close)
             run._files[name].repair()
@@ -238,7 +246,7 @@ def _write_new(folder: Path, config: dict[str, Any], items: Iterable[Item]) -> N
             file.write(_line({"question": i.question, "answer": i.answer, "id": i.id}))
         file.flush()
         os.fsync(file.fileno())
-    for name in JOURNALS:
+    for name in _journals(config):
         open(folder / name, "ab").close()
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     with open(folder / PARTIAL, "wb") as file:
@@ -249,9 +257,33 @@ def _write_new(folder: Path, config: dict[str, Any], items: Iterable[Item]) -> N
     sync_folder(folder)
 
 
+def _journals(config: dict[str, Any]) -> tuple[str, ...]:
+    """The files that lines are appended to; what a result rests on comes before the results."""
+    return (PATHS, *JOURNALS) if "strategy" in config else JOURNALS
+
+
+def _read_trees(run: Run, ids: set[str]) -> None:
+    """`_read` of a run of trees: a question whose tree is not whole is answered again, all of it."""
+    legs = {r["id"]: int(r.get("legs", 0)) for r in read_results(run.folder) if r["id"] in ids}
+    kept: dict[str, int] = {}  # id -> a bit for each leg
+    for path in read_paths(run.folder):
+        if path["parent"] is not None:
+            kept[path["question"]] = kept.get(path["question"], 0) | 1 << path["number"]
+    lost = [q for q, n in legs.items() if kept.get(q, 0).bit_count() < n]
+    run.done = legs.keys() - set(lost)
+    if lost:
+        run.notes.append(
+            f"{len(lost)} of the results in {run.folder} rest on paths that were lost, that of {shown(lost[0])} among "
+            "them; these questions are answered again"
+        )
+
+
 def _read(run: Run, items: Iterable[Item]) -> None:
     """What the run has: results, samples of questions without one, and sentences about what does not fit together."""
     ids = {item.id for item in items}
+    if "strategy" in run.config:
+        _read_trees(run, ids)
+        return
     counted = {r["id"]: r["counted"] for r in read_results(run.folder) if r["id"] in ids}
     plan = plan_of(run.config["temperatures"], run.config["samples"])
     votes: dict[str, int] = {}  # id -> a bit for each sample that has voted: small for 100,000 questions

@@ -88,6 +88,21 @@ RESULT = {
     "cancelled": _whole(0),
     "is_right": ("true, false or null", lambda x: x is None or isinstance(x, bool)),
 }
+PATH = {
+    "question": TEXT,
+    "number": _whole(0),
+    "parent": ("a whole number of at least 0 or null", lambda x: x is None or (type(x) is int and x >= 0)),
+    "temperature": NOT_NEGATIVE,
+    "k": _whole(0),
+    "stream": ANY_WHOLE,
+    "tokens": _list_of("whole numbers", lambda x: type(x) is int),
+    "appended": _whole(0, MOST_TOKENS),
+    "text": TEXT,
+    "finish": TEXT,
+    "answer": TEXT_OR_NULL,
+    "scores": _list_of("numbers", _is_number),
+    "fate": TEXT,
+}
 SESSION = dict.fromkeys(("seconds", "cpu_seconds", "steps", "prefill_tokens", "tokens"), NOT_NEGATIVE)
 NEEDED_OF_A_SAMPLE = ("question", "number", "temperature", "k", "stream", "text", "answer", "tokens", "finish")
 MEND = "; the file was edited or damaged: take the line out, and --resume makes up for what it held"
@@ -159,6 +174,16 @@ def read_samples(folder: Path, plan: Sequence[tuple[float, int]] | None = None) 
         except RunError as error:
             raise RunError(f"{where}: {error}{MEND}") from None
         yield record["question"], Written.from_json(record)
+
+
+def read_paths(folder: Path) -> Iterator[dict[str, Any]]:
+    """Every leg of every tree, the `question`'s id with it; a question that was answered twice has its paths twice."""
+    for where, _, record in _lines(folder / "paths.jsonl", MEND):
+        try:
+            _check(record, PATH, tuple(PATH))
+        except RunError as error:
+            raise RunError(f"{where}: {error}{MEND}") from None
+        yield record
 
 
 def _belongs(record: Mapping[str, Any], plan: Sequence[tuple[float, int]]) -> None:

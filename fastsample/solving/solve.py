@@ -19,7 +19,7 @@ from ..strategies.events import OnEvent
 from ..strategies.prompts import prompt_for
 from ..strategies.question import FULL_VOTE, Question, Settings
 from ..strategies.records import Result, Written
-from ..strategies.registry import VOTE, method_of, strategy_name
+from ..strategies.registry import VOTE, check_fit, method_of, strategy_name
 from ..strategies.search import Search
 from ..strategies.self_consistency import SelfConsistency
 from ..strategies.task import Budget
@@ -152,6 +152,7 @@ def solve_many(
     if strategy == VOTE:
         make = SelfConsistency
     elif method is not None:
+        check_fit(method, judge)
         growing, name = _growing(engine, tokenizer), strategy_name(method)
         tools = Tools(name, growing, tokenizer, judge, budget or Budget(), is_reread=growing is not engine)
         engine, make = growing, partial(Search, method, tools)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..scoring.base import aggregate
+from ..scoring.base import Scorer, aggregate
 from .base import Choice, Grow, Score, Steps
 from .best_of_n import temperatures_of
-from .choice import check_choice
+from .choice import check_choice, needed
 from .path import Ask, Path, in_turn
 from .task import Task
 from .together import together
@@ -51,9 +51,13 @@ class Beam:
         check_choice(self.how, self.aggregate, None)
         temperatures_of(self.temperatures)
 
+    def check(self, scorer: Scorer | None) -> None:
+        """Raise ValueError for a scorer that does not fit."""
+        check_choice(self.how, self.aggregate, needed(type(self).__name__.lower(), scorer, process=True))
+
     def __call__(self, task: Task) -> Steps:
         """See `base.Method`."""
-        check_choice(self.how, self.aggregate, task.needs("beam", process=True))
+        self.check(task.scorer)
         finished: list[Path] = yield from self.search(task)
         choice: Choice = task.choose(finished, self.how, self.aggregate)
         return choice
@@ -120,7 +124,7 @@ class DVTS(Beam):
 
     def __call__(self, task: Task) -> Steps:
         """See `base.Method`."""
-        check_choice(self.how, self.aggregate, task.needs("dvts", process=True))
+        self.check(task.scorer)
         one = Beam(self.m, self.m, self.lookahead, self.until, self.leg, self.depth, self.temperatures, self.aggregate)
         found = yield from together([one.search(task) for _ in range(self.n // self.m)])
         choice: Choice = task.choose([path for paths in found for path in paths], self.how, self.aggregate)

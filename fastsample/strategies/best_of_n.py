@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..scoring.base import Scorer
 from ..voting.rule import at_least
 from .base import Choice, Grow, Score, Steps
-from .choice import check_choice
+from .choice import check_choice, needed
 from .path import in_turn
 from .task import Task
 
@@ -30,16 +31,19 @@ class Best:
         check_choice(self.how, self.aggregate, None)
         temperatures_of(self.temperatures)
 
+    def check(self, scorer: Scorer | None) -> None:
+        """Raise ValueError for a scorer that does not fit."""
+        if self.how in ("best", "weighted", "tie"):
+            needed(self.how, scorer, process=False)
+        check_choice(self.how, self.aggregate, None if self.how == "vote" else scorer)
+
     def __call__(self, task: Task) -> Steps:
         """See `base.Method`."""
-        scorer = None if self.how == "vote" else task.scorer
-        if self.how in ("best", "weighted", "tie"):
-            scorer = task.needs(self.how, process=False)
-        check_choice(self.how, self.aggregate, scorer)
+        self.check(task.scorer)
         heats = in_turn(temperatures_of(self.temperatures), self.n)
         paths = yield Grow([task.ask(task.root, temperature=t) for t in heats], ends=True)
         able = [path for path in dict.fromkeys(paths) if path.answer is not None]
-        if scorer is not None:
+        if task.scorer is not None and self.how != "vote":
             yield Score(able)
         choice: Choice = task.choose(paths, self.how, self.aggregate)
         return choice

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..scoring.base import Scorer
 from ..voting.rule import at_least
 from .base import Choice, Grow, Score, Steps
+from .choice import check_choice, needed
 from .path import Path
 from .task import Task
 from .thought_switches import ThoughtSwitchPenalty
@@ -57,8 +59,14 @@ class Force:
         if self.effort and self.effort not in LEVELS:
             raise ValueError(f"effort must be one of {', '.join(LEVELS)}, got {self.effort!r}; leave it out for none")
 
+    def check(self, scorer: Scorer | None) -> None:
+        """Raise ValueError for a scorer that does not fit."""
+        if self.how != "vote":
+            check_choice(self.how, "last", needed(f"how={self.how}", scorer, process=False))
+
     def __call__(self, task: Task) -> Steps:
         """See `base.Method`."""
+        self.check(task.scorer)
         root = task.root
         if self.effort:
             root = task.prompt(task.question.text, system=LEVELS[self.effort][1], is_aside=False)
@@ -142,8 +150,14 @@ class Efforts:
         if odd := [level for level in self.levels.split("/") if level not in LEVELS]:
             raise ValueError(f"levels must be of {'/'.join(LEVELS)}, got {odd[0]!r}")
 
+    def check(self, scorer: Scorer | None) -> None:
+        """Raise ValueError for a scorer that does not fit."""
+        if self.how != "vote":
+            check_choice(self.how, "last", needed(f"how={self.how}", scorer, process=False))
+
     def __call__(self, task: Task) -> Steps:
         """See `base.Method`."""
+        self.check(task.scorer)
         systems = [LEVELS[level][1] for level in self.levels.split("/")]
         roots = [task.prompt(task.question.text, system=system, is_aside=False) for system in systems]
         asks = [task.ask(root, temperature=self.temperature) for root in roots for _ in range(self.n)]

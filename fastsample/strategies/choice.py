@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import fsum
 
-from ..scoring.base import AGGREGATES, Scorer, aggregate, is_probability
+from ..scoring.base import AGGREGATES, Scorer, aggregate, is_probability, is_process
 from ..voting.ballots import leader
 from .base import Choice
 from .path import Path
 
 HOWS = ("auto", "best", "weighted", "vote", "tie")
+
+
+def needed(name: str, scorer: Scorer | None, *, process: bool) -> Scorer:
+    """The scorer; raises ValueError without one, or for one of whole texts where legs are to be scored."""
+    if scorer is None:
+        raise ValueError(f"{name} needs a scorer, got none; name one, signal:raw_logprob for example")
+    if process and not is_process(scorer):
+        raise ValueError(
+            f"{name} scores unfinished paths and {scorer.name} judges finished ones only; use best or weighted, or a "
+            "scorer that gives a number a leg, such as signal:raw_logprob"
+        )
+    return scorer
 
 
 def check_choice(how: str, aggregate_how: str, scorer: Scorer | None) -> None:

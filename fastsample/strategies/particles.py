@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, log
 
-from ..scoring.base import aggregate, is_probability
+from ..scoring.base import Scorer, aggregate, is_probability
 from ..voting.rule import at_least
 from .base import Choice, Grow, Score, Steps
-from .choice import check_choice
+from .choice import check_choice, needed
 from .path import Path
 from .task import Task
 
@@ -34,14 +34,17 @@ class Particles:
         at_least(1, n=self.n, leg=self.leg, depth=self.depth)
         check_choice(self.how, self.aggregate, None)
 
-    def __call__(self, task: Task) -> Steps:
-        """See `base.Method`."""
-        scorer = task.needs("particles", process=True)
-        check_choice(self.how, self.aggregate, scorer)
-        if not is_probability(scorer):
+    def check(self, scorer: Scorer | None) -> None:
+        """Raise ValueError for a scorer that does not fit."""
+        check_choice(self.how, self.aggregate, needed("particles", scorer, process=True))
+        if scorer is not None and not is_probability(scorer):
             raise ValueError(
                 f"particles need scores in [0, 1], {scorer.name} gives any number; use sigmoid:{scorer.name}"
             )
+
+    def __call__(self, task: Task) -> Steps:
+        """See `base.Method`."""
+        self.check(task.scorer)
         particles = [task.root] * self.n
         finished: list[Path] = []
         for depth in range(self.depth):

@@ -8,9 +8,10 @@ from math import fsum
 from typing import Any, cast
 
 from ..answers.extractors import callable_of
-from ..scoring.base import aggregate
+from ..scoring.base import Scorer, aggregate
 from ..voting.rule import at_least
 from .base import Choice, Grow, Read, Score, Steps
+from .choice import needed
 from .path import Path
 from .prompts import filled
 from .task import Task
@@ -62,10 +63,14 @@ class Refine:
         if self.threshold:
             float(self.threshold)
 
+    def check(self, scorer: Scorer | None) -> None:
+        """Raise ValueError for a scorer that does not fit."""
+        if self.score == "scorer":
+            needed("refine:score=scorer", scorer, process=False)
+
     def __call__(self, task: Task) -> Steps:
         """See `base.Method`."""
-        if self.score == "scorer":
-            task.needs("refine:score=scorer", process=False)
+        self.check(task.scorer)
         critic = None if not self.critic else cast(Callable[[str, str], str], callable_of(self.critic))
         chains = yield from together([self.chain(task, critic) for _ in range(self.chains)])
         versions = [version for chain in chains for version, _ in chain]

@@ -9,6 +9,7 @@ import inspect
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from ..scoring.base import Scorer
 from .base import MakeStrategy, Method
 from .beam_search import DVTS, Beam
 from .best_of_n import Best, WeightedVote
@@ -44,6 +45,13 @@ def method_of(given: str | Method | MakeStrategy) -> Method | None:
     call = given if inspect.isfunction(given) else getattr(given, "__call__", None)  # noqa: B004
     is_method = not inspect.isclass(given) and inspect.isgeneratorfunction(inspect.unwrap(call) if call else None)
     return given if is_method else None  # type: ignore[return-value]
+
+
+def check_fit(method: Method, scorer: Scorer | None) -> None:
+    """Raise ValueError where a method of ours cannot work with this scorer, or without one."""
+    check = getattr(method, "check", None)
+    if check is not None:
+        check(scorer)
 
 
 def _named(text: str) -> Method:

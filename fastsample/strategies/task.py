@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Protocol
 
-from ..scoring.base import Scorer, is_process
+from ..scoring.base import Scorer
 from .base import Choice
 from .choice import choose
 from .path import Ask, Path
@@ -134,17 +134,6 @@ class Task:
     def choose(self, paths: Sequence[Path], how: str = "auto", aggregate: str = "last") -> Choice:
         """See `choice.choose`."""
         return choose(paths, self.scorer, how, aggregate)
-
-    def needs(self, name: str, *, process: bool) -> Scorer:
-        """The run's scorer; raises ValueError without one, or for one of whole texts where legs are to be scored."""
-        if self.scorer is None:
-            raise ValueError(f"{name} needs a scorer, got none; name one, signal:raw_logprob for example")
-        if process and not is_process(self.scorer):
-            raise ValueError(
-                f"{name} scores unfinished paths and {self.scorer.name} judges finished ones only; use best or "
-                "weighted, or a scorer that gives a number a leg, such as signal:raw_logprob"
-            )
-        return self.scorer
 
 
 def encode(tokenizer: Any, text: str) -> tuple[int, ...]:

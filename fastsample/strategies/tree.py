@@ -136,7 +136,8 @@ class Tree:
         return share
 
     def _request(self, ask: Ask, path: Path, share: float, *, park: bool) -> tuple[Request, str]:
-        append = encode(self.tools.tokenizer, ask.append) if isinstance(ask.append, str) else tuple(ask.append)
+        is_text = isinstance(ask.append, str) and ask.append
+        append = encode(self.tools.tokenizer, str(ask.append)) if is_text else tuple(map(int, ask.append))
         written = len(ask.path.written_ids())
         room = self.limit - written - len(append)
         if room < 1:
@@ -178,6 +179,8 @@ class Tree:
         elif finish == "length":
             finish = at_limit if len(tokens) - sample.appended >= request.max_new_tokens else "context"
         path.tokens, path.stats, path.finish = tuple(tokens), tuple(sample.stats), finish
+        if finish in ("until", "length") and len(path.written_ids()) >= self.limit:
+            path.finish = "limit"  # its end and the limit fell together
         path.appended, path.parked = sample.appended, sample.parked
         if path.parked is not None:
             self._parked.append(path)

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from math import exp, log, sqrt
 from typing import Any
 
-from ..scoring.base import aggregate
+from ..scoring.base import Scorer, aggregate
 from ..token_stats import MeanStats
 from ..voting.rule import at_least
 from .base import Choice, Grow, Score, Steps
-from .choice import check_choice
+from .choice import check_choice, needed
 from .path import Path
 from .task import Task
 
@@ -85,9 +85,13 @@ class MCTS:
         if self.value not in VALUES:
             raise ValueError(f"value must be prm or rollout, got {self.value!r}")
 
+    def check(self, scorer: Scorer | None) -> None:
+        """Raise ValueError for a scorer that does not fit."""
+        check_choice(self.how, self.aggregate, needed("mcts", scorer, process=self.value == "prm"))
+
     def __call__(self, task: Task) -> Steps:
         """See `base.Method`."""
-        check_choice(self.how, self.aggregate, task.needs("mcts", process=self.value == "prm"))
+        self.check(task.scorer)
         root = Node(task.root, visits=1)
         finished: list[Path] = []
         open_leaves = [root]
