@@ -99,6 +99,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3600, help="in all")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--turn", type=int, help="one turn again")
+    parser.add_argument("--keep", action="store_true", help="fuzz: put what reached new code into its corpus")
     parser.add_argument("--write", action="store_true", help="into docs/reliability.md")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -107,12 +108,14 @@ def main() -> int:
         parser.error(f"attackers must be some of {', '.join(SHARES)}, got {unknown[0]}")
     sys.path[:0] = PATHS
     names = options.attackers or list(SHARES)
-    if options.here or options.turn is not None:
+    if options.here or options.keep or options.turn is not None:
         from attack.turns import attack
 
         (name,) = names
         module = importlib.import_module(f"attack.{name}")
-        outcome = attack(module, name, seconds=options.seconds, seed=options.seed, turn=options.turn)
+        outcome = attack(
+            module, name, seconds=options.seconds, seed=options.seed, turn=options.turn, keeps=options.keep
+        )
         print(outcome.line(module), flush=True)
         return bool(outcome.failed) and not options.here
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(PATHS)}

@@ -6,6 +6,7 @@ An attacker is a file beside this one with
     COUNTED   the name of what the row counts, a key of what `turn` returns
     prepare   (place: Path) -> what all turns share; raises MissingError where this machine lacks something
     turn      (prepared, choose: random.Random) -> counts; raises for anything that must not be
+    keep      (prepared) -> None, where there is something to be kept for the next attack
 """
 
 from __future__ import annotations
@@ -57,8 +58,10 @@ class Outcome:
         return json.dumps(record | ({"why not": self.why_not} if self.why_not else {}))
 
 
-def attack(module: ModuleType, name: str, *, seconds: float, seed: int, turn: int | None = None) -> Outcome:
-    """Take turns until the time is over, one at least; or the one turn that is named."""
+def attack(
+    module: ModuleType, name: str, *, seconds: float, seed: int, turn: int | None = None, keeps: bool = False
+) -> Outcome:
+    """Take turns until the time is over, one at least; or the one turn that is named; keeps: and `keep` behind them."""
     outcome = Outcome(name, seed)
     with tempfile.TemporaryDirectory(prefix="fastsample-attack-") as folder:
         try:
@@ -79,4 +82,7 @@ def attack(module: ModuleType, name: str, *, seconds: float, seed: int, turn: in
             outcome.seconds = time.monotonic() - start
             number += 1
             if turn is not None or outcome.seconds >= seconds:
-                return outcome
+                break
+        if keeps:
+            module.keep(prepared)
+    return outcome

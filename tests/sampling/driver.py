@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 
 import numpy as np
 
 from .cases import vectors
+
+ROOT = Path(__file__).parent.parent.parent
+WORKERS = {"avx512": "x86-64-v4", "avx2": "x86-64-v3", "sse2": "x86-64"}
+SANITIZED = ["-fsanitize=undefined,address,float-cast-overflow", "-fno-sanitize-recover=all", "-fno-wrapv"]
+
+
+def program_of(folder: Path, main: Path, compiler: str = "g++", flags: list = SANITIZED) -> Path:
+    """The CPU backend with every instruction set of x86-64 and the file with an entry, as a program."""
+    flags = ["-std=c++17", "-O1", "-g", "-ffp-contract=off", "-pthread", "-w", *flags]
+    objects = []
+    for name, march in WORKERS.items():
+        objects.append(folder / f"{name}.o")
+        source = f"csrc/cpu/row_{name}.cpp"
+        subprocess.run([compiler, *flags, f"-march={march}", "-c", source, "-o", objects[-1]], cwd=ROOT, check=True)
+    sources = ["csrc/cpu/dispatch.cpp", "csrc/cpu/threads.cpp", main]
+    subprocess.run([compiler, *flags, "-o", folder / "program", *sources, *objects], cwd=ROOT, check=True)
+    return folder / "program"
 
 
 def draw_every_vector(command: list) -> bytes:

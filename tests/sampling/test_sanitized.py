@@ -2,18 +2,11 @@
 
 import platform
 import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 
 from .cases import backends
-from .driver import draw_every_vector
-
-ROOT = Path(__file__).parent.parent.parent
-WORKERS = {"avx512": "x86-64-v4", "avx2": "x86-64-v3", "sse2": "x86-64"}
-SANITIZED = ["-fsanitize=undefined,address,float-cast-overflow", "-fno-sanitize-recover=all", "-fno-wrapv"]
-FLAGS = ["-std=c++17", "-O1", "-g", "-ffp-contract=off", "-pthread", "-w", *SANITIZED]
+from .driver import ROOT, draw_every_vector, program_of
 
 pytestmark = [
     pytest.mark.slow,
@@ -24,15 +17,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sanitized")
-    objects = []
-    for name, march in WORKERS.items():
-        objects.append(folder / f"{name}.o")
-        source = f"csrc/cpu/row_{name}.cpp"
-        subprocess.run(["g++", *FLAGS, f"-march={march}", "-c", source, "-o", objects[-1]], cwd=ROOT, check=True)
-    sources = ["csrc/cpu/dispatch.cpp", "csrc/cpu/threads.cpp", "tests/sampling/driver.cpp"]
-    subprocess.run(["g++", *FLAGS, "-o", folder / "draw", *sources, *objects], cwd=ROOT, check=True)
-    return folder / "draw"
+    return program_of(tmp_path_factory.mktemp("sanitized"), ROOT / "tests/sampling/driver.cpp")
 
 
 @pytest.mark.parametrize("name", [name.removeprefix("cpu:") for name in backends()[1:]])
