@@ -33,6 +33,8 @@ ARCHITECTURES = (
 )
 PROMPTS = [tuple(3 + (11 * i + 7 * k) % (VOCAB - 3) for i in range(n)) for k, n in enumerate((3, 9, 17))]
 FAULTS = (RuntimeError("thrown"), MemoryError("thrown"), torch.OutOfMemoryError("thrown"), KeyboardInterrupt("thrown"))
+# Calls of the runner, and whether the fault comes behind them.
+PLACES = (("prefill", False), ("prefill", True), ("add", False), ("step", False))
 BAD = ({"prompt": ()}, {"prompt": (VOCAB,)}, {"temperature": -1.0}, {"top_p": 0.0}, {"max_new_tokens": 0})
 
 
@@ -93,8 +95,7 @@ class Thrown(TorchDispatchMode):
 def thrown_in(engine: LocalEngine, choose: random.Random) -> bool:
     """One step with a fault in it; returns whether it was reached."""
     fault = choose.choice(FAULTS)
-    where = choose.random()
-    verb = choose.choice(("prefill", "add", "step", "keep"))
+    verb, is_behind = choose.choice(PLACES)
     whole = getattr(engine.runner, verb)
 
     def before(*_: Any) -> Any:
@@ -105,12 +106,11 @@ def thrown_in(engine: LocalEngine, choose: random.Random) -> bool:
         raise fault
 
     try:
-        if where < 0.6:
+        if choose.random() < 0.6:
             with Thrown(fault, choose.randint(1, 400)):
                 engine.step()
         else:
-            # A call of `keep` takes effect or does not; what lies between is for the test that stops at every line.
-            setattr(engine.runner, verb, before if where < 0.8 or verb in ("keep", "add") else behind)
+            setattr(engine.runner, verb, behind if is_behind else before)
             engine.step()
     except (RuntimeError, MemoryError, KeyboardInterrupt) as error:
         if error is not fault and not (isinstance(error, MemoryError) and error.__cause__ is fault):

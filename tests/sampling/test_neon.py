@@ -2,16 +2,12 @@
 
 import platform
 import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 
-from .driver import draw_every_vector
+from .driver import draw_every_vector, neon_program
 
-ROOT = Path(__file__).parent.parent.parent
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64-static"
-SOURCES = ["csrc/cpu/row_neon.cpp", "csrc/cpu/dispatch.cpp", "csrc/cpu/threads.cpp", "tests/sampling/driver.cpp"]
 
 
 @pytest.fixture(scope="module")
@@ -20,10 +16,7 @@ def program(tmp_path_factory):
         pytest.skip("this machine runs the NEON code itself, in every other test")
     if not shutil.which(COMPILER):
         pytest.skip(f"{COMPILER} is not installed")
-    path = tmp_path_factory.mktemp("neon") / "draw"
-    flags = ["-std=c++17", "-O2", "-march=armv8-a", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-static"]
-    subprocess.run([COMPILER, *flags, "-pthread", "-o", path, *SOURCES], cwd=ROOT, check=True)
-    return path
+    return neon_program(tmp_path_factory.mktemp("neon"))
 
 
 def test_neon_compiles(program):
