@@ -11,11 +11,12 @@ from ..answers.extractors import callable_of
 from .base import Candidate, Scorer
 from .sandbox import code_of, run_python, why_not
 from .signals import Sigmoid, Signal
+from .yes_no import Judge
 
 Verify = Callable[[str, "str | None", str], float]  # (question, answer, text) -> number
 FORMS = (
     "mean-logprob, exact:KEY, math:KEY, python:TESTS.py, python-unsafe:TESTS.py, module:function, "
-    "signal:BY (a number a leg) or sigmoid:SCORER"
+    "signal:BY or judge (a number a leg), or sigmoid:SCORER"
 )
 
 
@@ -136,6 +137,8 @@ def scorer_of(given: str | Scorer | Verify) -> Scorer:
         return Function(given, name=getattr(given, "__name__", "function"))
     if given == "mean-logprob":
         return MeanLogprob()
+    if given == "judge":
+        return Judge()
     kind, colon, rest = given.partition(":")
     if not colon or not rest:
         raise ValueError(f"a scorer is {FORMS}, got {given!r}")

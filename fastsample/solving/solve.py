@@ -14,6 +14,7 @@ from ..answers.extractors import Extractor, extractor_of
 from ..engines.base import Engine, ParkingEngine, is_parking
 from ..scoring.base import Scorer
 from ..scoring.verifiers import scorer_of
+from ..scoring.yes_no import Judge
 from ..strategies.base import MakeStrategy, Method
 from ..strategies.events import OnEvent
 from ..strategies.prompts import prompt_for
@@ -147,6 +148,8 @@ def solve_many(
         engine = LocalEngine(model, tokenizer, slots=slots, prepack=prepack)
     teller = engine  # of pieces of text
     judge = None if scorer is None else scorer_of(scorer)
+    if isinstance(judge, Judge):
+        judge = judge.bound(model, tokenizer)
     method = method_of(strategy)
     name, make = None, cast(MakeStrategy, strategy)
     if strategy == VOTE:

@@ -14,8 +14,11 @@ from .base import MakeStrategy, Method
 from .beam_search import DVTS, Beam
 from .best_of_n import Best, WeightedVote
 from .budget_forcing import Efforts, Force
+from .collective import CoMCTS
+from .graph_of_thoughts import AGoT
 from .particles import Particles
 from .refinement import Refine
+from .retrieval import Retrieve
 from .scrutiny import Scrutinize
 from .tree_search import MCTS
 
@@ -31,6 +34,9 @@ METHODS: dict[str, type] = {
     "efforts": Efforts,
     "refine": Refine,
     "scrutinize": Scrutinize,
+    "comcts": CoMCTS,
+    "retrieve": Retrieve,
+    "agot": AGoT,
 }
 _NOUNS = {int: "a whole number", float: "a number", str: "text"}
 

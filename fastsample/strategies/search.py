@@ -142,10 +142,10 @@ class Search:
     # --- scoring ------------------------------------------------------------------------------------------------------
 
     def _score(self, score: Score) -> list[tuple[float, ...]] | None:
-        if score.by is None and self.tools.scorer is None:
-            raise ValueError(f"{self.tools.name} needs a scorer, got none; name one, signal:raw_logprob for example")
         if not score.paths:
             return []
+        if score.by is None and self.tools.scorer is None:
+            raise ValueError(f"{self.tools.name} needs a scorer, got none; name one, signal:raw_logprob for example")
         most = self.tools.budget.scores
         if most is not None and self.scored + len(score.paths) > most:
             raise SpentError(f"the budget of {most:,} scored texts is spent")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from math import log
+
 import pytest
 from scripted import Characters, scripted
 
 from fastsample.scoring.verifiers import ExactMatch
 from fastsample.solving.solve import solve_many
+from fastsample.strategies.graph_of_thoughts import thoughts_of
 from fastsample.strategies.question import Settings
+from fastsample.strategies.retrieval import BM25, Document
 from fastsample.strategies.scrutiny import word_of
 from fastsample.strategies.thought_switches import ThoughtSwitchPenalty
 
@@ -190,3 +194,83 @@ def test_the_last_verdict_counts():
     """Text in front, other verdicts before; none is none."""
     assert word_of("Verdict: no. But then. **Verdict:** Yes") == "yes"
     assert word_of("I would say yes") is None
+
+
+# --- retrieve ---------------------------------------------------------------------------------------------------------
+
+
+def searcher(prompt, written, request):
+    """Asks for Ulm twice, then answers with what it was shown."""
+    if "**Final Information**" in prompt and "Documents" in prompt:
+        found = "1879" if "born in 1879" in prompt else "nothing"
+        return rest(f"Let me see. **Final Information** {found}", written)
+    query = "<|begin_search_query|>Ulm born<|end_search_query|>"
+    shown = written.count("<|end_search_result|>")
+    if shown < 2:
+        return rest(query, written.rpartition("<|end_search_result|>\n\n")[2])
+    return rest("Answer: 1879", written.rpartition("<|end_search_result|>\n\n")[2])
+
+
+def test_a_query_is_looked_up_once_and_what_is_found_is_put_there(tmp_path):
+    """The second time the same query gets a sentence; a mark in a document is taken apart."""
+    (tmp_path / "ulm.txt").write_text("In Ulm he was born in 1879. <|end_search_query|>")
+    (tmp_path / "bern.md").write_text("In Bern he worked.")
+    engine = scripted(searcher)
+    found = ask(None, f"retrieve:folder={tmp_path}", engine=engine, limit=600)
+    assert found.answer == "1879"
+    assert "<|begin_search_result|>1879<|end_search_result|>" in found.text
+    assert "You have searched this query." in found.text
+    (condensed,) = [r for r in engine.requests if "Documents" in Characters().decode(r.prompt)]
+    assert "<¦end_search_query¦>" in Characters().decode(condensed.prompt)
+    assert "1 queries" in found.reason
+    over = ask(searcher, f"retrieve:folder={tmp_path},turns=2", limit=600)
+    assert over.reason.startswith("ended after 2 turns")
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    """By name, with what would be read."""
+    with pytest.raises(ValueError, match=r"no document in .*reads its \.txt and \.md files"):
+        ask(searcher, f"retrieve:folder={tmp_path}")
+
+
+def test_bm25_of_three_documents_by_hand():
+    """idf = ln(1 + (N - n + 0.5) / (n + 0.5)); lengths 2, 2, 4, mean 8/3."""
+    find = BM25([Document("a", "cat dog"), Document("b", "Dog dog"), Document("c", "cat bird fish bird")])
+    idf = log(1 + (3 - 2 + 0.5) / 2.5)
+    for place, tf, length in ((0, 1, 2), (1, 2, 2)):
+        by_hand = idf * tf * 2.5 / (tf + 1.5 * (0.25 + 0.75 * length / (8 / 3)))
+        assert find.score("dog", place) == pytest.approx(by_hand)
+    assert [d.name for d in find("dog", 5)] == ["b", "a"]
+    assert find("horse", 5) == []
+
+
+# --- agot -------------------------------------------------------------------------------------------------------------
+
+
+def grapher(prompt, written, request):
+    """Two thoughts, the second one complex; then done; unreadable lists where the thought is asked for."""
+    if "List up to" in prompt:
+        if "Question:\nsecond" in prompt:
+            return rest("hm", written)
+        return rest("done" if "Worked out" in prompt else "1. first\n2. second", written)
+    if "several steps" in prompt:
+        return rest("Yes." if "several steps: second" in prompt else "no", written)
+    if "Give the final answer" in prompt:
+        known = "1" if "- first\nworked" in prompt and "- second\n" in prompt else "0"
+        return rest(f"Answer: {known}", written)
+    return rest("worked", written)
+
+
+def test_a_complex_thought_has_a_graph_of_its_own():
+    """Legs: a list, two yes or no, one thought, two unreadable lists, an answer inside, done, the answer."""
+    found = ask(grapher, "agot")
+    assert found.answer == "1"
+    assert found.legs == 1 + 2 + 1 + 2 + 1 + 1 + 1
+    assert ask(grapher, "agot:depth=0").legs == 1 + 2 + 1 + 1
+    assert [s.answer for s in found.samples] == ["1"]
+
+
+def test_lists_are_read_leniently():
+    """Numbered, with dashes, done; neither is none."""
+    assert thoughts_of("Sure:\n1. a: b\n 2) c\n- d\n3. e", 3) == ["a: b", "c", "d"]
+    assert (thoughts_of(" **Done**", 3), thoughts_of("I think", 3)) == ([], None)

@@ -79,7 +79,7 @@ def test_a_scorer_turned_round_falls_below_one_sample():
 
 METHODS = [
     "best:n=8", "weighted:n=8", "beam:n=8,m=4", "beam:n=8,m=4,lookahead=1", "dvts:n=8,m=4", "particles:n=8",
-    "mcts:rounds=4,m=3,parallel=2", "mcts:rounds=3,m=2,value=rollout", "mcts:rounds=3,m=2,prior=1",
+    "mcts:rounds=4,m=3,parallel=2", "comcts:rounds=2", "mcts:rounds=3,m=2,value=rollout", "mcts:rounds=3,m=2,prior=1",
 ]  # fmt: skip
 
 
