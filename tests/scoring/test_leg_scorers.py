@@ -114,7 +114,7 @@ def test_each_form_reads_its_places(form):
     good = words("+")["input_ids"][0]
     words("-")
     prm = TokenPRM(Counting(100, 1 if form.startswith("qwen") else good), words, form)
-    ids, places = prm.encode("how much", LEGS)
+    ids, places = prm.encode("q", LEGS)
     by_id = {number: word for word, number in words.ids.items()}
     read = [by_id[ids[place]] for place in places]
     assert read == {"math-shepherd": ["ки"] * 3, "rlhflow": ["[assistant]"] * 3, "qwen2.5-math-prm": ["<extra_0>"] * 3,
