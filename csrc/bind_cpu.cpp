@@ -3,6 +3,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <exception>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -22,19 +24,33 @@ const char* const COMPILER = "gcc " __VERSION__;
 const char* const COMPILER = "unknown";
 #endif
 
+// Draws without the GIL. Not py::gil_scoped_release: where the interpreter is ending, taking the GIL again ends the
+// thread by unwinding it, and out of a destructor that would end the process.
+int64_t draw(const Call& call, int threads) {
+  PyThreadState* const state = PyEval_SaveThread();
+  int64_t invalid = 0;
+  std::exception_ptr error;
+  try {
+    invalid = sample_rows(call, threads);
+  } catch (const std::bad_alloc&) {
+    error = std::current_exception();
+  }
+  PyEval_RestoreThread(state);
+  if (error) std::rethrow_exception(error);
+  return invalid;
+}
+
 int64_t sample(const py::tuple& arguments, uintptr_t tokens, const py::tuple& stats, int threads) {
   Call call = read_call(arguments);
   call.tokens = reinterpret_cast<int64_t*>(tokens);
   call.stats = read_stats(stats);
-  const py::gil_scoped_release without_gil;
-  return sample_rows(call, threads);
+  return draw(call, threads);
 }
 
 int64_t distribution(const py::tuple& arguments, uintptr_t probabilities, int threads) {
   Call call = read_call(arguments);
   call.probabilities = reinterpret_cast<float*>(probabilities);
-  const py::gil_scoped_release without_gil;
-  return sample_rows(call, threads);
+  return draw(call, threads);
 }
 
 std::vector<std::string> instruction_sets() {

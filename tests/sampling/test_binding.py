@@ -1,6 +1,8 @@
 """The tuple that a backend hands to its extension is the one that csrc/bind.h reads."""
 
 import importlib
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -49,3 +51,29 @@ def test_sizes_are_looked_at(extension):
         bad[NAMES.index(name)] = value
         with pytest.raises(ValueError, match=r"dtype|size"):
             extension.sample(tuple(bad), 0, addresses(None), *rest_of(extension))
+
+
+ENDING = """
+import threading, time, torch
+from fastsample.sampling.backends import _cpu
+from fastsample.sampling.backends.arguments import addresses, arguments
+from fastsample.sampling.contract import Case
+logits = torch.randn(8, 50_000)
+case = arguments(Case.of(logits, 1.0, 0, 0.9, 0.0, 3, None, 0, None))
+tokens, none = torch.zeros(8, dtype=torch.int64).data_ptr(), addresses(None)
+
+def draw():
+    while True:
+        _cpu.sample(case, tokens, none, 2)
+
+for _ in range(3):
+    threading.Thread(target=draw, daemon=True).start()
+time.sleep(0.1)
+"""
+
+
+def test_the_interpreter_ends_while_threads_draw():
+    """A daemon thread inside the extension is ended with the interpreter, and not the process with a signal."""
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", ENDING], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
