@@ -102,7 +102,7 @@ def _unpack(path: Path, folder: Path, dtype: Any) -> None:
 
 
 def _check_sizes(folder: str, file: str, reader: Any) -> None:
-    """Raise ValueError where the header describes a larger model than the file holds: to make it could take for ever."""
+    """Raise ValueError where the header describes more than the file holds: to make that model could take for ever."""
     import torch
     import transformers
 

@@ -1,4 +1,4 @@
-"""A time limit for Python code, in any thread: the code runs in a thread of its own, which is stopped between two lines.
+"""A time limit for Python code, in any thread: it runs in a thread of its own, which is stopped between two lines.
 
 An alarm signal would work in the main thread alone. One long operation of C inside the code, such as 9**9**9, is not
 stopped: for that `answers.child` takes another process.

@@ -1,0 +1,191 @@
+"""The attackers can find something: each is fed a fault, and names the seed and the turn that show it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from sampling.cases import vectors
+
+from attack import draws, engine, files, lasting, runs, turns, verifier
+from attack.oracle import Draws, Oracle
+from fastsample.engines.local.runners import SharedPrefixRunner
+
+ROOT = Path(__file__).parents[2]
+SPEC = importlib.util.spec_from_file_location("attack_tool", ROOT / "tools" / "attack.py")
+tool = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(tool)
+
+
+@pytest.fixture(scope="module")
+def oracle(tmp_path_factory):
+    return Oracle(tmp_path_factory.mktemp("oracle"))
+
+
+def test_the_oracle_draws_every_vector(oracle):
+    """It is a second program of the contract: its tokens and kept counts are those that are stored."""
+    for v in vectors():
+        p, n = v.parameters, len(v.seeds)
+        filters = [
+            np.array([p[name]], dtype)
+            for name, dtype in (("temperature", "f4"), ("top_k", "i4"), ("top_p", "f4"), ("min_p", "f4"))
+        ]
+        randomness = [np.array(values, np.int64) for values in (v.seeds, v.streams, v.positions)]
+        zeros = np.zeros(n, np.int64)
+        tokens, kept = oracle(Draws(v.logits.numpy(), zeros[:1], *filters, zeros, *randomness))
+        assert tokens.tolist() == v.tokens, v.name
+        assert v.kept < 0 or set(kept.tolist()) == {v.kept}, v.name
+
+
+@pytest.mark.parametrize("what", ["token", "kept"])
+def test_a_wrong_draw_is_found_and_named(oracle, monkeypatch, capsys, what):
+    """One token, or one kept count, of thousands is off: the turn is named, and shows it again."""
+    whole = draws.drawn_by
+
+    def off(backend, given, part, with_stats):
+        tokens, kept = whole(backend, given, part, True)
+        if given.logits.shape[1] > 40:
+            (tokens if what == "token" else kept)[len(tokens) // 2] += 1
+        return tokens, kept
+
+    monkeypatch.setattr(draws, "prepare", lambda place: draws.Prepared(oracle, draws.backends()[1:]))
+    monkeypatch.setattr(draws, "drawn_by", off)
+    monkeypatch.setattr(draws, "compare", lambda *a, c=draws.compare: c(*a[:-1], True))
+    outcome = turns.attack(draws, "draws", seconds=0.5, seed=5)
+    assert outcome.failed
+    assert f"draws --seed 5 --turn {outcome.failed[0]}:" in capsys.readouterr().out
+    assert turns.attack(draws, "draws", seconds=0, seed=5, turn=outcome.failed[0]).failed == [outcome.failed[0]]
+    monkeypatch.setattr(draws, "drawn_by", whole)
+    again = turns.attack(draws, "draws", seconds=0, seed=5, turn=outcome.failed[0])
+    assert (again.failed, again.turns) == ([], 1)
+    assert again.counts["draws"] > 0
+
+
+def test_turns_are_fixed_by_the_seed(oracle):
+    """The same numbers give the same batch, others another."""
+    batches = [draws.batch(random.Random(f"1/{n}")) for n in (3, 3, 4)]
+    assert torch.equal(batches[0].logits, batches[1].logits) or batches[0].logits.isnan().any()
+    assert (batches[0].draws.seed == batches[1].draws.seed).all()
+    assert batches[0].draws.seed.tolist() != batches[2].draws.seed.tolist()
+
+
+def test_a_wrong_row_is_found_by_the_schedules(monkeypatch):
+    """Rows that are swapped once in a while end in a difference."""
+    step = SharedPrefixRunner.step
+    monkeypatch.setattr(engine, "prepare", lambda place: [engine.Model("llama")])
+    assert turns.attack(engine, "engine", seconds=0.2, seed=3).failed == []
+    monkeypatch.setattr(SharedPrefixRunner, "step", lambda self, tokens: step(self, tokens).flip(0))
+    monkeypatch.setattr(engine, "LADDER", (SharedPrefixRunner,))
+    assert turns.attack(engine, "engine", seconds=2, seed=3).failed
+
+
+def test_a_run_with_a_sample_twice_or_lost_is_found(tmp_path):
+    """The check behind every attack on a folder: a line too many, one too few, another text, half a line."""
+    attacked = runs.prepare(tmp_path)
+    folder = tmp_path / "whole"
+    attacked.check(folder)
+    path = folder / "samples.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    other = lines[0].replace(b'"text": "', b'"text": "x')
+    for changed in ([*lines, lines[0]], lines[1:], [other, *lines[1:]], [*lines[:-1], lines[-1][:-1]]):
+        path.write_bytes(b"".join(changed))
+        with pytest.raises(AssertionError):
+            attacked.check(folder)
+
+
+def test_what_happens_apart_is_told(monkeypatch):
+    """A hang, an error, a death and a control character are failures; a result comes back."""
+    monkeypatch.setattr(files, "SECONDS", 1)
+    assert files.apart(lambda: "fine") == "fine"
+    for work, part in (
+        (lambda: time.sleep(60), "no end within 1 s"),
+        (lambda: 1 / 0, "ZeroDivisionError"),
+        (lambda: os._exit(0), "the process died"),
+        (lambda: os.kill(os.getpid(), 9), "the process died"),
+        (lambda: bytearray(1 << 40), "MemoryError"),
+        (lambda: files.check_said(3, ""), "AssertionError"),
+        (lambda: files.check_said(2, "a\x1b[2J"), "AssertionError"),
+    ):
+        with pytest.raises(AssertionError, match=part):
+            files.apart(work)
+
+
+@pytest.mark.skipif(verifier.why_not() is not None, reason=str(verifier.why_not()))
+def test_a_verdict_that_is_forged_is_found(monkeypatch, tmp_path):
+    """So is a scorer that leaves something behind."""
+    prepared = verifier.prepare(tmp_path)
+    monkeypatch.setattr(verifier, "run_python", lambda *_: True)
+    with pytest.raises(AssertionError, match="a wrong program passed"):
+        verifier.turn(prepared, random.Random(1))
+    monkeypatch.setattr(verifier, "run_python", lambda *_: (prepared.place / "left").mkdir())
+    with pytest.raises(AssertionError):
+        verifier.turn(prepared, random.Random(1))
+    prepared.victim.communicate()
+    prepared.server.close()
+
+
+def test_memory_that_grows_is_found(monkeypatch):
+    """An engine that keeps what it should not."""
+    prepared, kept = lasting.prepare(None), []
+    monkeypatch.setattr(lasting, "TOKENS", 600)
+    run = lasting.LocalEngine.run
+    monkeypatch.setattr(lasting.LocalEngine, "run", lambda self: kept.append(b"x" * (1 << 22)) or run(self))
+    with pytest.raises(AssertionError, match="bytes more after"):
+        lasting.memory(prepared, "llama", random.Random(1))
+
+
+def test_the_line_of_an_attacker():
+    """What, how many, how many turns differed, seed; and why nothing was done, where nothing was."""
+    module = SimpleNamespace(
+        WHAT="things", COUNTED="n", prepare=lambda place: place, turn=lambda p, c: Counter(n=2, m=1)
+    )
+    line = turns.attack(module, "x", seconds=0, seed=7).line(module)
+    assert '"attack": "x", "what": "things", "count": 2, "counted": "n", "different": 0' in line
+
+    def missing(place):
+        raise turns.MissingError("there is no tool")
+
+    module.prepare = missing
+    assert '"why not": "there is no tool"' in turns.attack(module, "x", seconds=0, seed=7).line(module)
+
+
+RECORD = {"attack": "runs", "what": "w", "count": 1200, "counted": "kills", "different": 0, "seed": 3, "asked": 60,
+          "counts": {"kills": 1200, "pairs": 7}}  # fmt: skip
+
+
+def test_the_table_keeps_the_other_lines():
+    """A line takes the place of the older one of its attacker."""
+    page = f"a\n{tool.BEGIN}\n{tool.END}\nb\n"
+    page = tool.written(page, {"runs": tool.cells(RECORD, "m")})
+    page = tool.written(page, {"draws": tool.cells(RECORD | {"attack": "draws", "count": 5}, "m")})
+    page = tool.written(page, {"runs": tool.cells(RECORD | {"count": 1300}, "m")})
+    assert page.splitlines()[2:] == [
+        "| what | count | different | in it | command | machine, day |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| w | 5 kills | 0 | pairs: 7 | `python tools/attack.py draws --seconds 60 --seed 3` | m |",
+        "| w | 1,300 kills | 0 | pairs: 7 | `python tools/attack.py runs --seconds 60 --seed 3` | m |",
+        tool.END,
+        "b",
+    ]
+
+
+@pytest.mark.slow
+def test_the_command():
+    """One attacker for a second; one that there is not."""
+    command = [sys.executable, "tools/attack.py"]
+    done = subprocess.run([*command, "draws", "--seconds", "1"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "| 0 |" in done.stdout
+    done = subprocess.run([*command, "x"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "attackers must be some of draws" in done.stderr
