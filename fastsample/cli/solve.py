@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from . import options
-from .terminal import INTERRUPTED, NO_ANSWER, console_for, json_line, load_model, refusals, refuse
+from .engines import chosen, opened
+from .terminal import INTERRUPTED, NO_ANSWER, console_for, json_line, refusals, refuse
 
 
 def solve(
@@ -18,6 +19,9 @@ def solve(
     model: options.ModelName = None,
     dtype: options.Dtype = None,
     device: options.Device = "auto",
+    engine: options.EngineName = None,
+    server: options.Servers = None,
+    logprobs: options.Logprobs = False,
     slots: options.Slots = 64,
     prepack: options.Prepack = False,
     system: options.System = None,
@@ -60,7 +64,9 @@ def solve(
     console, palette = console_for(is_stdout_taken=as_json), Palette()
     board = Board(console, palette, has_bar=not as_json)
     try:
-        with refusals(), console.status("loading torch"):
+        with refusals():
+            writer = chosen(engine, server, logprobs, model, dtype, device, slots, prepack)
+        with refusals(), console.status("loading torch" if writer.is_local else "reading the settings"):
             from ..answers.extractors import extractor_of
             from ..scoring.verifiers import scorer_of
             from ..solving.solve import solve_many
@@ -80,6 +86,7 @@ def solve(
                 prompt_template=prompt_template,
                 step_by_step=step_by_step,
                 together=together,
+                is_local=writer.is_local,
             )
             if slots < 1:
                 raise ValueError(f"slots must be at least 1, got {slots}; 64 is the default")
@@ -89,31 +96,30 @@ def solve(
             read, judge = extractor_of(extractor), None if scorer is None else scorer_of(scorer)
             tokens = options.check_strategy(strategy, scorer, budget)
             turns = _read_history(history) if history else []
-        with refusals():
-            lm, tokenizer = load_model(model, dtype, device, console)
-            with board:
-                run = solve_many(
-                    lm,
-                    tokenizer,
-                    [Question(text, history=tuple(turns))],
-                    settings=settings,
-                    extractor=read,
-                    slots=slots,
-                    prepack=prepack,
-                    on_event=board,
-                    scorer=judge,
-                    strategy=strategy,
-                    budget=tokens,
-                    is_strict=True,
-                )
-                result = next(iter(run))
+        with refusals(), opened(writer, console) as by, board:
+            machine = by.machine
+            run = solve_many(
+                by.model,
+                by.tokenizer,
+                [Question(text, history=tuple(turns))],
+                settings=settings,
+                extractor=read,
+                slots=slots,
+                prepack=prepack,
+                on_event=board,
+                scorer=judge,
+                strategy=strategy,
+                budget=tokens,
+                is_strict=True,
+                engine=by.engine,
+            )
+            result = next(iter(run))
     except KeyboardInterrupt:
         if board.strategy is None:
             console.print("interrupted before the first token", style="yellow")
             raise typer.Exit(INTERRUPTED) from None
         result = board.strategy.so_far()
     if as_json:
-        machine = {"model": lm.name_or_path, "dtype": str(lm.dtype).removeprefix("torch."), "device": str(lm.device)}
         print(json_line(machine | result.to_json()), flush=True)
     else:
         if texts:

@@ -11,6 +11,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from queue import Empty, SimpleQueue
 from struct import pack
@@ -20,7 +21,7 @@ from ..base import UNTOLD, Request, Sample, Traits
 from .chat import ChatTokenizer
 from .job import Attempts, Job, News
 from .pool import Patience, Place, Pool
-from .probe import Hello, greet, one_of, same_ids
+from .probe import TRIAL, Hello, greet, one_of, same_ids, watch
 from .servers import Server, ServerError, http_client
 from .wire import Dialect, Piece, Usage, check
 
@@ -38,8 +39,6 @@ class ServerEngine:
     top_logprobs: 20 asks for the log-probabilities that `Confidence` needs; 0 does not
     seeds:        send each sample's seed; a server may repeat its text then, and some fail (docs/engines.md)
     on_piece:     called with (sample, piece of its text) as text comes; a sample that begins again has no text first
-    cancels:      what really stops when a stream is closed; None = a sample, or a group where the server is asked for
-                  groups (`probe.watch` finds out)
 
     raises: ServerError, in one sentence, for a server that cannot be used
     """
@@ -54,7 +53,6 @@ class ServerEngine:
         top_logprobs: int = 0,
         seeds: bool = False,
         on_piece: Callable[[Sample, str], None] | None = None,
-        cancels: str | None = None,
     ) -> None:
         named = [Server(s) if isinstance(s, str) else s for s in servers]
         if not named or len({s.url for s in named}) < len(named):
@@ -81,7 +79,7 @@ class ServerEngine:
             hello.model,
             draws="seeded" if seeds else "free",
             certainty="top20" if top_logprobs else "none",
-            cancels=cancels or ("group" if self._most > 1 else "sample"),
+            cancels="group" if self._most > 1 else "sample",
             token_ids=hello.kind == "vllm",
         )
         self.steps = self.prefill_tokens = self.wasted_tokens = 0
@@ -184,6 +182,21 @@ class ServerEngine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def watch(self) -> str | None:
+        """Look, by a short text, whether each server stops when its stream is closed; before the first request.
+
+        returns: a sentence where one writes on; `traits.cancels` is "none" then
+        """
+        turn = [{"role": "user", "content": "Count from 1 to 1000, with a comma between the numbers."}]
+        text = self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+        request = Request(tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]), max_new_tokens=TRIAL)
+        for place in self._pool.places:
+            sentence = watch(place.server, self.dialect, request, self.patience.idle)
+            if sentence is not None:
+                self.traits = replace(self.traits, cancels="none")
+                return sentence
+        return None
+
     def _launch(self) -> None:
         """Ask for waiting samples while there are slots: single ones, or groups that share a prompt."""
         while self.waiting and len(self._running) < self.slots:
@@ -216,9 +229,11 @@ class ServerEngine:
         return any(s.finish is None for s in job.samples)
 
     def _take(self, news: News, ended: list[Sample]) -> None:
-        if news.usage is not None:
-            self._count(news.usage, news.samples or [])
+        if news.reading is not None:
+            self.prefill_tokens += news.reading[1]
         for sample in news.samples or ():
+            if news.reading is not None:
+                sample.prompt_tokens = news.reading[0]
             if sample.finish is None and news.kind == "again":
                 self.wasted_tokens += len(sample.tokens)
                 sample.tokens, sample.stats, sample.text = [], [], ""
@@ -255,11 +270,6 @@ class ServerEngine:
         sample.error = piece.error
         self._end(sample, finish)
         return True
-
-    def _count(self, usage: Usage, samples: Sequence[Sample]) -> None:
-        self.prefill_tokens += usage.prompt - usage.cached
-        for sample in samples:
-            sample.prompt_tokens = usage.prompt
 
 
 def _are_alike(a: Request, b: Request) -> bool:

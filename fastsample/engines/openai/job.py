@@ -11,7 +11,7 @@ from typing import Any
 from ..base import Sample
 from .pool import Place, Pool, retry_after
 from .servers import http_client
-from .wire import BrokenError, Dialect, Events, Piece, Usage, body_of, error_in, pieces_of, usage_of
+from .wire import BrokenError, Dialect, Events, Piece, Usage, body_of, error_in, pieces_of, reading_of, usage_of
 
 PASSING = frozenset({408, 409, 425, 429})  # and 5xx: another try may be answered
 MOST_READ = 1 << 16  # bytes of an error's body
@@ -35,13 +35,16 @@ class Job:
 class News:
     """What came for a job: pieces for its samples, its server's count; or that samples begin again or fail.
 
-    kind: "pieces", "again" or "failed"; samples: whom the count, "again" or "failed" is about
+    kind:    "pieces", "again" or "failed"; samples: whom the rest is about
+    usage:   the server's count, with the end of an only sample
+    reading: tokens of the prompt, and of these read: once for each sample that is told of
     """
 
     job: Job
     kind: str
     pieces: list[tuple[Sample, Piece]] | None = None
     usage: Usage | None = None
+    reading: tuple[int, int] | None = None
     samples: list[Sample] | None = None
     error: str = ""
 
@@ -141,6 +144,7 @@ class Attempts:
         held: list[tuple[Sample, Piece]] = []
         came, usage, last = 0, None, loop.time()
         before, is_repeated = None, False
+        told: set[int] = set()  # choices of which the reading was told
         try:
             async for data in answer.aiter_bytes():
                 now: list[tuple[Sample, Piece]] = []
@@ -150,6 +154,7 @@ class Attempts:
                         self._raise_error(place, place.server.words(found[0]), found[1])
                     usage = usage_of(event) or usage
                     is_repeated, before = is_repeated or event == before, event
+                    self._tell_reading(event, left, told)
                     for sample, piece in self._of(pieces_of(event), left):
                         came += len(piece.tokens)
                         if piece.finish is not None:
@@ -171,10 +176,18 @@ class Attempts:
             if not place.fits(least <= usage.written):
                 self.ended.clear()
                 raise BrokenError(f"{came} tokens came, and fewer were written by its own count")
-        if held or usage is not None:
-            self.tell(News(self.job, "pieces", pieces=held, samples=left, usage=usage))
+        if held:
+            self.tell(News(self.job, "pieces", pieces=held, usage=usage))
         if self._left():
             raise BrokenError("it ended in the middle")
+
+    def _tell_reading(self, event: Any, left: list[Sample], told: set[int]) -> None:
+        reading = reading_of(event)
+        choices = event.get("choices") if isinstance(event, dict) and reading else None
+        index = choices[0].get("index") if choices and isinstance(choices[0], dict) else 0
+        if reading is not None and index not in told and type(index) is int and 0 <= index < len(left):
+            told.add(index)
+            self.tell(News(self.job, "pieces", reading=reading, samples=[left[index]]))
 
     def _of(self, pieces: list[Piece], left: list[Sample]) -> list[tuple[Sample, Piece]]:
         """Each piece with its sample; what comes behind a sample's end is passed by."""

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from time import monotonic, sleep
 from typing import Any
 
+from ..base import Request
 from .servers import Server, ServerError, http_client
 from .wire import Dialect, body_of
 
 OWNERS = {"vllm": "vllm", "llamacpp": "llama.cpp", "sglang": "sglang"}
 SHOWN = 5  # models in a sentence
-TRIAL = "Zwei 2 + zwei 2 = 4.\nÄ ✓ 你好"  # what two tokenizers must read alike
+SAME = "Zwei 2 + zwei 2 = 4.\nÄ ✓ 你好"  # what two tokenizers must read alike
+TRIAL = 200  # tokens of the text that is closed after ten: more than are written in the time of a look
 SETTLE = 2.0  # seconds in which a server must have ended what was closed
 
 
@@ -117,13 +119,13 @@ def same_ids(server: Server, hello: Hello, tokenizer: Any, seconds: float = 10.0
     if hello.kind not in ("vllm", "llama.cpp", "sglang"):
         raise ServerError(f"{server.url} may not take token ids; leave the tokenizer out, and chats are sent")
     httpx = http_client()
-    body = {"content": TRIAL, "prompt": TRIAL, "model": hello.model, "add_special_tokens": False, "add_special": False}
+    body = {"content": SAME, "prompt": SAME, "model": hello.model, "add_special_tokens": False, "add_special": False}
     try:
         with httpx.Client(headers=server.headers, timeout=httpx.Timeout(seconds)) as client:
             theirs = client.post(server.url + "/tokenize", json=body).json()["tokens"]
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
         return  # it tells no ids: then nothing can be compared
-    ours = list(tokenizer(TRIAL, add_special_tokens=False)["input_ids"])
+    ours = list(tokenizer(SAME, add_special_tokens=False)["input_ids"])
     if isinstance(theirs, list) and theirs != ours:
         raise ServerError(
             f"the tokenizer must be that of the server's model {hello.model}, and the two read a text as {len(ours)} "
@@ -131,10 +133,10 @@ def same_ids(server: Server, hello: Hello, tokenizer: Any, seconds: float = 10.0
         )
 
 
-def watch(server: Server, dialect: Dialect, prompt: Any, seconds: float = 30.0) -> str | None:
+def watch(server: Server, dialect: Dialect, request: Request, seconds: float = 30.0) -> str | None:
     """Close a stream in the middle and look at the server's own counters; returns what is wrong, in a sentence.
 
-    prompt: a `Request` of some hundred tokens
+    request: for some hundred tokens
     returns: None where closing a stream ends it, or where a server shows no counters
     """
     httpx = http_client()
@@ -143,7 +145,7 @@ def watch(server: Server, dialect: Dialect, prompt: Any, seconds: float = 30.0) 
         if before is None:
             return None
         try:
-            body = body_of(prompt, dialect, 1)
+            body = body_of(request, dialect, 1)
             with client.stream("POST", server.url + dialect.path, json=body) as answer:
                 for seen, _ in enumerate(answer.iter_lines()):
                     if seen >= 20:  # an event and an empty line a token

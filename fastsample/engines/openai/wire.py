@@ -115,6 +115,9 @@ def body_of(request: Request, dialect: Dialect, n: int) -> dict[str, Any]:
         body["repetition_penalty"] = 1.0  # a model's generation config may hold another
     if dialect.kind == "vllm":
         body["return_token_ids"] = True
+        body["stream_options"]["continuous_usage_stats"] = True
+    if dialect.kind == "llama.cpp":
+        body["timings_per_token"] = True
     if dialect.has_logprobs:
         body |= {"logprobs": TOP} if dialect.takes_ids else {"logprobs": True, "top_logprobs": TOP}
     if dialect.sends_seeds:
@@ -144,6 +147,21 @@ def usage_of(event: Any) -> Usage | None:
     if type(prompt) is not int or type(written) is not int or not (0 <= prompt < 1 << 40 and 0 <= written < 1 << 40):
         return None
     return Usage(prompt, cached if type(cached) is int and 0 <= cached <= prompt else 0, written)
+
+
+def reading_of(event: Any) -> tuple[int, int] | None:
+    """(tokens of the prompt, of these read and not taken from a cache), once an event tells them: at the end of a
+    stream, or with llama.cpp's timings and vLLM's running count from the beginning."""
+    usage = usage_of(event)
+    if usage is not None:
+        return usage.prompt, usage.prompt - usage.cached
+    timings = event.get("timings") if isinstance(event, dict) else None
+    if not isinstance(timings, dict):
+        return None
+    cached, read = timings.get("cache_n"), timings.get("prompt_n")
+    if type(cached) is not int or type(read) is not int or min(cached, read) < 0 or not cached + read < 1 << 40:
+        return None
+    return cached + read, read
 
 
 def pieces_of(event: Any) -> list[Piece]:
