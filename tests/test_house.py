@@ -23,7 +23,7 @@ FLOORS = (
     "engines scoring",
     "strategies hf",
     "solving generating",
-    "evaluation",
+    "evaluation serving",
     "cli",
 )
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms.split()}

@@ -15,6 +15,7 @@ from .info import info
 from .plan import plan
 from .questions import questions
 from .report import report
+from .serve import serve
 from .solve import solve
 
 main = typer.Typer(
@@ -38,5 +39,5 @@ def fastsample(
     """Many samples of one question, cheaply: one prefill for all temperatures, one batch, a vote with early exit."""
 
 
-for command in (solve, questions, evaluate, report, plan, info):
+for command in (solve, questions, evaluate, report, plan, serve, info):
     main.command()(command)

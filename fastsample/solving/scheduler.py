@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -18,6 +18,8 @@ from ..strategies.records import Result
 from ..strategies.self_consistency import SelfConsistency
 from ..voting.registry import name_of, rule_of
 from .fit import fitted
+
+PAUSE = object()  # in place of a question: none now, ask again after the next step
 
 
 def reader_of(extract: Extractor) -> Extractor:
@@ -62,16 +64,24 @@ class Scheduler:
         self._prompt_tokens: dict[int, int] = {}  # of a question, where the engine counts them otherwise
         self._unheard: Exception | None = None  # what the listener raised
 
-    def run(self, questions: Iterator[Question | str]) -> Iterator[Result]:
-        """Answer them all; yields each result once its vote is over. What is open when it is left is cancelled."""
+    def run(self, questions: Iterator[Any], between: Callable[[], None] | None = None) -> Iterator[Result]:
+        """Answer them all; yields each result once its vote is over. What is open when it is left is cancelled.
+
+        questions: `Question`s or texts, and PAUSE where there is none now
+        between:   called before every step; it may `abandon` questions
+        """
         try:
             is_more = True
             while is_more or self.open:
                 while is_more and self._has_room():
                     following = next(questions, None)
                     is_more = following is not None
+                    if following is PAUSE:
+                        break
                     if following is not None:
                         yield from self._take(following)
+                if between is not None:
+                    between()
                 if not is_more:
                     self._lend()
                 if self.open:
@@ -81,6 +91,13 @@ class Scheduler:
             for strategy in self.open.values():
                 self.engine.cancel(list(strategy.live.values()))
                 strategy.close()
+
+    def abandon(self, strategy: Strategy) -> None:
+        """Give an open question up: its samples leave the batch, and no result comes of it."""
+        if self.open.pop(strategy.serial, None) is not None:
+            self._prompt_tokens.pop(strategy.serial, None)
+            self.engine.cancel(list(strategy.live.values()))
+            strategy.close()
 
     def _end_stuck(self) -> Iterator[Result]:
         """A question whose strategy neither asks nor decides would keep the run going round for ever."""

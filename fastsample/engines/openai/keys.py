@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 
-KEY_VARIABLE = "FASTSAMPLE_API_KEY"
+KEY_VARIABLE = "FASTSAMPLE_API_KEY"  # of servers that write samples
+OWN_KEY_VARIABLE = "FASTSAMPLE_SERVE_KEY"  # that `fastsample serve` asks its clients for
 
 
-def key_from_environment() -> str | None:
-    """The value of FASTSAMPLE_API_KEY, or None."""
-    return os.environ.get(KEY_VARIABLE) or None
+def key_from_environment(name: str = KEY_VARIABLE) -> str | None:
+    """The value of the variable, or None."""
+    return os.environ.get(name) or None

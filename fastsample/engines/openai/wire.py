@@ -121,7 +121,7 @@ def body_of(request: Request, dialect: Dialect, n: int) -> dict[str, Any]:
     if dialect.has_logprobs:
         body |= {"logprobs": TOP} if dialect.takes_ids else {"logprobs": True, "top_logprobs": TOP}
     if dialect.sends_seeds:
-        body["seed"] = (r.seed * 0x9E3779B1 + r.stream) % (1 << 31)
+        body["seed"] = (r.seed * 0x9E3779B1 + (r.stream or 0)) % (1 << 31)
     return body
 
 

@@ -1,0 +1,146 @@
+"""What a client is told: OpenAI's objects, made of a result or of an event."""
+
+from __future__ import annotations
+
+from time import time
+from typing import Any
+
+from ..strategies.events import Event
+from ..strategies.records import Result, Written, votes_of
+from .asked import Asked
+
+FINISHES = {"eos": "stop", "stop": "stop", "length": "length"}
+
+
+def finish_of(sample: Written | None) -> str | None:
+    """OpenAI's word for how a sample ended."""
+    return None if sample is None else FINISHES.get(sample.finish)
+
+
+def elected(result: Result) -> Written | None:
+    """The sample that is shown for the answer: the first counted one that gave it, else the first that ended."""
+    ended = [s for s in result.samples if s.is_finished]
+    return next((s for s in ended if s.answer == result.answer and s.is_counted), ended[0] if ended else None)
+
+
+def choices_of(asked: Asked, result: Result) -> list[Written | None]:
+    """The samples that a request's choices show."""
+    if asked.is_vote:
+        return [elected(result)]
+    ended = list(result.samples)
+    return [
+        ended[min(i, len(ended) - 1)] for i in range(asked.n)
+    ]  # temperature 0 has one text, however often asked for
+
+
+def head_of(asked: Asked, is_stream: bool) -> dict[str, Any]:
+    """id, object, created and model."""
+    kind = ("chat.completion" + ".chunk" * is_stream) if asked.is_chat else "text_completion"
+    prefix = "chatcmpl" if asked.is_chat else "cmpl"
+    return {"id": f"{prefix}-{asked.name}", "object": kind, "created": int(time()), "model": asked.model}
+
+
+def usage_of(result: Result) -> dict[str, Any]:
+    """Every token that was written, those of cancelled samples too; fastsample: what early exit saved."""
+    return {
+        "prompt_tokens": result.prompt_tokens,
+        "completion_tokens": result.tokens,
+        "total_tokens": result.prompt_tokens + result.tokens,
+        "fastsample": {"budget_tokens": result.budget_tokens, "saved_tokens": result.budget_tokens - result.tokens},
+    }
+
+
+def vote_of(asked: Asked, result: Result) -> dict[str, Any]:
+    """What a vote came to; with texts, every sample."""
+    record = result.to_json(samples=asked.has_texts)
+    for name in ("id", "question"):
+        del record[name]
+    return record
+
+
+def whole(asked: Asked, result: Result) -> dict[str, Any]:
+    """The body of an answer that is not streamed."""
+    choices = []
+    for index, sample in enumerate(choices_of(asked, result)):
+        text = "" if sample is None else sample.text
+        said = {"message": {"role": "assistant", "content": text}} if asked.is_chat else {"text": text}
+        choices.append({"index": index, "finish_reason": finish_of(sample), "logprobs": None} | said)
+    body = head_of(asked, False) | {"choices": choices, "usage": usage_of(result)}
+    return body | {"fastsample": vote_of(asked, result)} if asked.is_vote else body
+
+
+def chunk(asked: Asked, index: int, text: str | None, finish: str | None = None, **more: Any) -> dict[str, Any]:
+    """One event of a stream; text None says nothing."""
+    said = {"delta": {} if text is None else {"content": text}} if asked.is_chat else {"text": text or ""}
+    choice = {"index": index, "finish_reason": finish, "logprobs": None} | said
+    return head_of(asked, True) | {"choices": [choice]} | more
+
+
+class Stream:
+    """The events of a streamed answer, in order."""
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+        self.sent: dict[int, str] = {}
+
+    def begin(self) -> list[dict[str, Any]]:
+        """What comes before the first word."""
+        asked = self.asked
+        if not asked.is_chat:
+            return []
+        heads = [chunk(asked, index, "") for index in range(asked.n)]
+        for head in heads:
+            head["choices"][0]["delta"]["role"] = "assistant"
+        return heads
+
+    def of(self, event: Event) -> list[dict[str, Any]]:
+        """What is told of an event; raises ValueError where a text that was sent in part has begun again."""
+        asked = self.asked
+        if asked.is_vote:
+            return self._of_vote(event)
+        if event.kind == "token":
+            sent = self.sent.get(event.number, "") + event.piece
+            sample = event.strategy.live.get(event.number)
+            if sample is not None and not sample.text.startswith(sent):
+                raise ValueError("a text began again behind this server, and a part of it was sent; ask again")
+            self.sent[event.number] = sent
+            return [chunk(asked, index, event.piece) for index in self._indices(event.number)]
+        if event.kind == "finished" and event.sample is not None:
+            rest = event.sample.text[len(self.sent.get(event.sample.number, "")) :]
+            finish, indices = finish_of(event.sample), self._indices(event.sample.number)
+            told = [chunk(asked, index, rest) for index in indices] if rest else []
+            return told + [chunk(asked, index, None, finish) for index in indices]
+        return []
+
+    def _indices(self, number: int) -> range:
+        is_one = len(self.asked.settings.plan()) == 1
+        return range(self.asked.n) if is_one else range(number, number + 1)
+
+    def _of_vote(self, event: Event) -> list[dict[str, Any]]:
+        if event.kind == "token":
+            told: dict[str, Any] = {"event": "token", "number": event.number, "piece": event.piece}
+            told["temperature"] = event.strategy.live[event.number].request.temperature
+        elif event.kind in ("finished", "cancelled") and event.sample is not None:
+            votes, _ = votes_of([_counted(w) for w in event.strategy.written.values()])
+            told = {"event": event.kind, "sample": event.sample.to_json(), "votes": votes}
+        else:
+            return []
+        return [chunk(self.asked, 0, None, fastsample=told)]
+
+    def end(self, result: Result) -> list[dict[str, Any]]:
+        """What comes behind the last word."""
+        asked, told = self.asked, []
+        if asked.is_vote:
+            sample = elected(result)
+            told.append(chunk(asked, 0, "" if sample is None else sample.text))
+            more = {"event": "verdict", **vote_of(asked, result), "usage": usage_of(result)}
+            told.append(chunk(asked, 0, None, finish_of(sample) or "stop", fastsample=more))
+        if asked.has_usage:
+            told.append(head_of(asked, True) | {"choices": [], "usage": usage_of(result)})
+        return told
+
+
+def _counted(sample: Written) -> Written:
+    from dataclasses import replace
+
+    return replace(sample, is_counted=sample.is_finished)
