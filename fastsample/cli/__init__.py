@@ -12,6 +12,7 @@ except ModuleNotFoundError as error:
 from ..version import __version__
 from .evaluate import evaluate
 from .info import info
+from .merge import merge
 from .plan import plan
 from .questions import questions
 from .report import report
@@ -39,5 +40,5 @@ def fastsample(
     """Many samples of one question, cheaply: one prefill for all temperatures, one batch, a vote with early exit."""
 
 
-for command in (solve, questions, evaluate, report, plan, serve, info):
+for command in (solve, questions, evaluate, merge, report, plan, serve, info):
     main.command()(command)

@@ -29,6 +29,9 @@ def evaluate(
         Path, typer.Argument(metavar="QUESTIONS.jsonl", help="Lines with question, answer, optional id; - reads stdin.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="RUN", help="The run's folder; made if it is not there.")],
+    shard: Annotated[
+        str | None, typer.Option("--shard", metavar="I/N", help="Only a share of the questions, I from 0 to N - 1.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
     model: options.ModelName = None,
     dtype: options.Dtype = None,
@@ -68,8 +71,10 @@ def evaluate(
         from ..answers.extractors import extractor_of
         from ..evaluation.evaluate import configuration, growth_of
         from ..evaluation.run_folder import check_run
+        from ..evaluation.shards import shard_of
 
         writer = chosen(engine, server, logprobs, model, dtype, device, slots, prepack)
+        part = None if shard is None else shard_of(shard)
         items, complaints = _read(questions)
         settings = options.settings_of(
             temperatures=temperatures,
@@ -90,7 +95,9 @@ def evaluate(
         extractor_of(extractor)
         tokens = options.check_strategy(strategy, scorer, budget)
         named = {"model": model, "dtype": dtype}
-        config = configuration(items, settings, extractor, scorer, slots=slots, prepack=prepack, named=named)
+        config = configuration(
+            items, settings, extractor, scorer, slots=slots, prepack=prepack, named=named, shard=part
+        )
         config |= growth_of(strategy, tokens)
     for complaint in complaints:
         console.print(f"{questions}: {complaint}", style="red", markup=False, soft_wrap=True)
@@ -102,7 +109,7 @@ def evaluate(
             with opened(writer, console) as by:
                 found = _show(
                     console,
-                    len(items),
+                    len(items if part is None else part.of_items(items)),
                     by.model,
                     by.tokenizer,
                     items,
@@ -117,6 +124,7 @@ def evaluate(
                     engine=by.engine,
                     strategy=strategy,
                     budget=tokens,
+                    shard=part,
                 )
     except OSError as error:
         console.print(

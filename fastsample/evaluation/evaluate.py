@@ -26,6 +26,7 @@ from ..strategies.task import Budget
 from ..voting.registry import name_of, rule_of
 from .dataset import Item, check_items
 from .run_folder import Run, check_run, open_run
+from .shards import Shard
 
 OnResult = Callable[[Result, "bool | None"], None]
 
@@ -64,6 +65,7 @@ def evaluate(
     engine: Engine | None = None,
     strategy: str | Method | MakeStrategy = VOTE,
     budget: Budget | None = None,
+    shard: Shard | None = None,
 ) -> Evaluation:
     """Answer every question and keep all samples in `folder`; `report_of(folder)` then compares the rules.
 
@@ -75,6 +77,7 @@ def evaluate(
                warnings); on_result: with each result and whether it is right (None
                where the right answer is not known), after it was kept
     engine:    as in `solve_many`; a run is gone on with on the same kind of engine, serving the same model
+    shard:     answer these of the questions only; `shards.merge` puts the runs of all shards together
 
     strategy, budget: as in `solve_many`; a method's trees are kept in paths.jsonl
 
@@ -85,8 +88,9 @@ def evaluate(
     check_items(items)
     if named is None:
         named = {"model": str(getattr(model, "name_or_path", "")), "dtype": _dtype(model)}
-    config = configuration(items, settings, extractor, scorer, slots=slots, prepack=prepack, named=named)
+    config = configuration(items, settings, extractor, scorer, slots=slots, prepack=prepack, named=named, shard=shard)
     config |= growth_of(strategy, budget)
+    items = items if shard is None else shard.of_items(items)
     check_run(folder, config, resume=resume)
     if engine is None:
         from ..engines.local.engine import LocalEngine
@@ -183,6 +187,7 @@ def configuration(
     slots: int,
     prepack: bool,
     named: Mapping[str, Any],
+    shard: Shard | None = None,
 ) -> dict[str, Any]:
     """What a run's config.json says before its engine is known: a run is gone on with under the same values only."""
     digest, between = sha256(), b""
@@ -198,6 +203,7 @@ def configuration(
         "prepack": prepack,
         "slots": slots,
         "questions": digest.hexdigest(),
+        **({} if shard is None else {"shard": str(shard)}),
     }
 
 

@@ -119,6 +119,10 @@ class Run:
         self._append("sessions.jsonl", {name: round(now[name] - self._costs[name], 3) for name in now})
         self._costs = now
 
+    def add_record(self, name: str, record: dict[str, Any]) -> None:
+        """Keep a line of another run's file of this name as it is."""
+        self._append(name, record)
+
     def flush(self) -> None:
         """Force all lines to the disk, samples first."""
         for file in self._files.values():

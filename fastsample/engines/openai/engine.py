@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 from struct import pack
 from typing import Any
 
-from ..base import UNTOLD, Request, Sample, Traits
+from ..base import UNTOLD, Request, Sample, Traits, numbered
 from .chat import ChatTokenizer
 from .job import Attempts, Job, News
 from .pool import Patience, Place, Pool
@@ -84,6 +84,7 @@ class ServerEngine:
         )
         self.steps = self.prefill_tokens = self.wasted_tokens = 0
         self.waiting: list[Sample] = []
+        self._submitted = 0
         self._running: dict[int, Sample] = {}  # by id
         self._jobs: dict[int, tuple[Job, Future[None]]] = {}  # by the id of each of a job's samples that is open
         self._news: SimpleQueue[News] = SimpleQueue()
@@ -119,9 +120,10 @@ class ServerEngine:
     def submit(self, requests: Iterable[Request]) -> list[Sample]:
         """Queue the requests, in order; returns their samples at once. Nothing is queued if one of them is refused."""
         samples = []
-        for request in requests:
+        for request in numbered(requests, self._submitted):
             check(request, self.dialect)
             samples.append(Sample(request))
+        self._submitted += len(samples)
         self.waiting += samples
         self._launch()
         return samples
