@@ -79,6 +79,8 @@ $(VENV)/.test: pyproject.toml $(CONSTRAINTS) | $(VENV)/.demo
 	$(INSTALL) "fastsample[test]"
 	# A sanitizer for Triton's kernels that asks for a newer Python than it needs; its tests are skipped without it.
 	$(INSTALL) --no-deps --ignore-requires-python ttsem || true
+	# A real server for the tests of engines over HTTP; they are skipped where it has no wheel.
+	$(INSTALL) --no-deps xllamacpp || true
 	touch $@
 
 $(VENV)/.lint: pyproject.toml $(CONSTRAINTS) | $(VENV)/.test

@@ -33,10 +33,10 @@ QUESTIONS = [(f"What is {a} + {b}?", str(a + b)) for a, b in PAIRS] + [
 RULES = (("majority", False), ("decided", False), ("beta", False), ("ahead:k=3", False), ("ahead:k=3", True))
 
 
-def play(url: str, rule: str, together: bool, samples: int) -> dict[str, object]:
+def play(url: str, rule: str, together: bool, samples: int, tokens: int) -> dict[str, object]:
     """One rule over all questions."""
     settings = Settings(
-        (0.2, 0.4, 0.6, 0.8), samples, rule, top_p=0.9, max_new_tokens=48, together=together,
+        (0.2, 0.4, 0.6, 0.8), samples, rule, top_p=0.9, max_new_tokens=tokens, together=together,
         prompt_template="{question} Answer with one number.",
     )  # fmt: skip
     with ServerEngine([url]) as engine:
@@ -62,10 +62,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url")
     parser.add_argument("--samples", type=int, default=16, help="of each temperature")
-    parser.add_argument("--rules", type=int, default=len(RULES), help="only the first so many")
+    parser.add_argument("--tokens", type=int, default=48, help="of a sample, at most")
+    parser.add_argument("--only", nargs="*", help="only these rules, beside the full vote")
     options = parser.parse_args()
     with nullcontext(options.url) if options.url else llama.server() as url:
-        rows = [play(url, rule, together, options.samples) for rule, together in RULES[: options.rules]]
+        rows = []
+        for rule, together in RULES:
+            if not options.only or rule == "majority" or (rule in options.only and not together):
+                rows.append(play(url, rule, together, options.samples, options.tokens))
+                print(f"{rows[-1]}", file=sys.stderr, flush=True)
     full = rows[0]
     print("| rule | tokens by the server's counter | of the full vote | counted samples | right of 20 | seconds |")
     print("|---|---|---|---|---|---|")

