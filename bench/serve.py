@@ -18,12 +18,12 @@ from collections import Counter
 from datetime import date
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent.parent / "tests" / name) for name in ("helpers", "serving")]
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
 
-import torch  # noqa: E402
-from conftest import local, serving  # noqa: E402
+import torch
+from served import local, serving
 
-from fastsample.engines.openai.servers import http_client  # noqa: E402
+from fastsample.engines.openai.servers import http_client
 
 httpx = http_client()
 CLIENTS = 64

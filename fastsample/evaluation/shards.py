@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .dataset import Item, RunError
-from .run_folder import check_run, open_run
-from .stored import read_config, read_items, read_results, read_samples, read_sessions
+from .run_folder import Run, check_run, open_run
+from .stored import read_config, read_items, read_paths, read_results, read_samples, read_sessions
 
 MOST = 1 << 20
 
@@ -90,6 +90,8 @@ def merge(out: str | Path, folders: Sequence[str | Path]) -> Merged:
                 run.add_sample(question, sample)
                 found.samples += 1
             seen |= mine
+        if "strategy" in config:
+            _add_trees(run, paths)
         for path in paths:
             last = {record["id"]: record for record in read_results(path)}
             for name, record in last.items():
@@ -102,6 +104,18 @@ def merge(out: str | Path, folders: Sequence[str | Path]) -> Merged:
             for record in read_sessions(path):
                 run.add_record("sessions.jsonl", record)
     return found
+
+
+def _add_trees(run: Run, paths: Sequence[Path]) -> None:
+    """The legs of every tree; of a question that several runs have, those of the first."""
+    seen: set[str] = set()
+    for path in paths:
+        mine = set()
+        for record in read_paths(path):
+            if record["question"] not in seen:
+                mine.add(record["question"])
+                run.add_record("paths.jsonl", record)
+        seen |= mine
 
 
 def _common(paths: Sequence[Path], configs: Sequence[dict[str, Any]]) -> dict[str, Any]:

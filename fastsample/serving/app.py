@@ -23,7 +23,7 @@ from ..engines.base import Engine
 from ..strategies.records import Result
 from .asked import Asked, AskedError, Limits, read
 from .desk import Desk, Job
-from .said import Stream, whole
+from .said import whole
 
 PAGE = Path(__file__).parent / "page.html"
 LOOK = 0.1  # seconds between two looks whether a client is still there
@@ -183,20 +183,16 @@ class Service:
     async def _lines(
         self, job: Job, told: asyncio.Queue[tuple[str, Any]], first: tuple[str, Any]
     ) -> AsyncIterator[bytes]:
-        stream = Stream(job.asked)
         kind, said = first
         try:
-            for event in stream.begin():
+            for event in job.stream.begin():
                 yield _line(event)
-            while kind == "event":
-                for event in stream.of(said):
+            while kind == "chunks":
+                for event in said:
                     yield _line(event)
                 kind, said = await told.get()
-            events = stream.end(said) if kind == "result" else [_body_of(said)]
-            for event in events:
+            for event in job.stream.end(said) if kind == "result" else [_body_of(said)]:
                 yield _line(event)
-        except ValueError as error:
-            yield _line(_body_of(AskedError(str(error), 502)))
         finally:
             self.desk.drop(job)  # where it is over, nothing happens
         yield b"data: [DONE]\n\n"

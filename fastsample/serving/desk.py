@@ -10,13 +10,14 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from ..engines.base import Engine
-from ..strategies.events import Event
 from ..solving.scheduler import PAUSE, Scheduler, reader_of
 from ..strategies.base import Strategy
+from ..strategies.events import Event
 from ..strategies.question import Question, Settings
 from ..strategies.records import Result
 from ..strategies.self_consistency import SelfConsistency
 from .asked import Asked, AskedError
+from .said import Stream
 
 LOOK = 0.1  # seconds between two looks at the queue where nothing is being written
 log = logging.getLogger("fastsample.serve")
@@ -24,11 +25,16 @@ log = logging.getLogger("fastsample.serve")
 
 @dataclass(eq=False)
 class Job:
-    """A request that was taken in. tell: called on the desk's thread with ("event", Event), ("result", Result) or
-    ("error", AskedError); strategy: once it is being answered"""
+    """A request that was taken in.
+
+    tell:     called on the desk's thread with ("chunks", what a stream says next), ("result", Result) or
+              ("error", AskedError)
+    stream:   makes the chunks; strategy: once it is being answered
+    """
 
     asked: Asked
     tell: Callable[[str, Any], None]
+    stream: Stream
     strategy: Strategy | None = None
     is_over: bool = False
 
@@ -64,7 +70,7 @@ class Desk:
 
     def ask(self, asked: Asked, tell: Callable[[str, Any], None]) -> Job:
         """Take a request in; raises AskedError with 429 where there are too many, and with 503 at the end."""
-        job = Job(asked, tell)
+        job = Job(asked, tell, Stream(asked))
         with self._lock:
             if not self.is_well:
                 raise AskedError("the server is shutting down; ask again later", 503)
@@ -146,8 +152,16 @@ class Desk:
 
     def _hear(self, event: Event) -> None:
         job = self.jobs.get(event.strategy.question.id)
-        if job is not None and job.asked.is_stream and event.kind in ("token", "finished", "cancelled", "votes"):
-            job.tell("event", event)
+        if job is None or not job.asked.is_stream:
+            return
+        try:
+            chunks = job.stream.of(event)  # here, where nobody changes the strategy meanwhile
+        except ValueError as error:
+            self._dropped.put(job)
+            job.tell("error", AskedError(str(error), 502))
+            return
+        if chunks:
+            job.tell("chunks", chunks)
 
     def _answer(self, result: Result) -> None:
         job = self.jobs.get(result.id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import local, serving
+from served import local, serving
 
 from fastsample.engines.openai.servers import http_client
 

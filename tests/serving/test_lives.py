@@ -8,8 +8,8 @@ import threading
 import time
 
 import pytest
-from conftest import local, serving
 from hostile import Hostile
+from served import local, serving
 
 from fastsample.engines.openai.engine import ServerEngine
 from fastsample.engines.openai.pool import Patience
