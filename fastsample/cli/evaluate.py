@@ -149,7 +149,7 @@ def evaluate(
 
 
 def _show(console: Console, total: int, *arguments: Any, **settings: Any) -> Evaluation:
-    """`evaluation.evaluate` with a bar, and a line for every question that fails."""
+    """`evaluation.evaluate` with a bar (or a line every 30 s, without a terminal), and a line for each that fails."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -160,6 +160,7 @@ def _show(console: Console, total: int, *arguments: Any, **settings: Any) -> Eva
     )
 
     from ..evaluation.evaluate import evaluate as run_all
+    from .progress_lines import Lines
 
     columns = [
         TextColumn("questions"),
@@ -170,23 +171,28 @@ def _show(console: Console, total: int, *arguments: Any, **settings: Any) -> Eva
         TimeRemainingColumn(),
         TextColumn("{task.description}"),
     ]
-    with Progress(*columns, console=console, speed_estimate_period=600) as progress:
+    lines = Lines(console, total)
+    bar = Progress(*columns, console=console, speed_estimate_period=600, disable=not console.is_terminal)
+    with bar as progress, lines:
         task = progress.add_task("", total=total)
         answered = right = tokens = 0
 
         def opened(run: Run) -> None:
             progress.update(task, completed=len(run.done))
+            lines.begin(len(run.done))
             for note in run.notes:
                 progress.console.print(note, style="yellow", markup=False, soft_wrap=True)
 
         def answer(result: Result, is_right: bool | None) -> None:
             nonlocal answered, right, tokens
             progress.advance(task)
+            lines.advance()
             if result.error is not None:
                 progress.console.print(f"{result.id}: {result.error}", style="red", markup=False, soft_wrap=True)
                 return
             answered, right, tokens = answered + 1, right + bool(is_right), tokens + result.tokens
-            progress.update(task, description=f"{right / answered:.0%} right, {tokens:,} tokens")
+            lines.words = f"{right / answered:.0%} right, {tokens:,} tokens"
+            progress.update(task, description=lines.words)
 
         return run_all(*arguments, on_open=opened, on_result=answer, **settings)
 

@@ -1,4 +1,4 @@
-"""The view of a running vote: a row per temperature with its votes as bars, and what is being written."""
+"""The view of a running vote: a row per temperature with its votes as bars, who leads, and what is being written."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ..strategies.search import Search
+from ..strategies.self_consistency import SelfConsistency
+from ..voting.ballots import leader
+from ..voting.registry import name_of
 from .terminal import harmless
 from .tree_view import tree_table
 
@@ -58,6 +61,7 @@ class Board:
         self.has_bar = has_bar
         self.read: int | None = None  # tokens of a prompt that takes several blocks
         self.strategy: Any = None
+        self.rule_state = ""  # when the rule would end the vote, in words
         self.first_token: float | None = None
         self._spinner = Spinner("dots", style="green")
         self._live: Live | None = None
@@ -76,6 +80,11 @@ class Board:
 
     def __call__(self, event: Event) -> None:
         self.strategy = event.strategy
+        if self._live is not None and event.kind in (
+            "start",
+            "votes",
+        ):  # worked out here: the drawing thread only reads
+            self.rule_state = state_of(event.strategy)
         if event.kind == "prompt" and (self.read is not None or event.read < len(event.strategy.prompt)):
             self.read = event.read
         if event.kind == "token" and self.first_token is None:
@@ -100,18 +109,24 @@ class Board:
             return self._spinner
         written, live = dict(self.strategy.written), dict(self.strategy.live)
         table = Table.grid(padding=(0, 2))
-        for justify in ("right", "left", "left", "right", "right"):
+        for justify in ("right", "left", "left", "right", "right", "right"):
             table.add_column(justify=justify, no_wrap=True)
         table.columns[2].ratio = 1
         table.columns[0].min_width = 3
         table.width = min(self.console.width, WIDEST)
-        table.add_row("T", "votes", "answers", "writing", "tokens", style="dim")
-        for temperature in dict.fromkeys(t for t, _ in self.strategy.plan):
-            table.add_row(*self._row(temperature, written, live))
-        return Group(table, Text(), self._status(written, live), self._preview(live))
+        table.add_row("T", "votes", "answers", "writing", "longest", "tokens", style="dim")
+        by: dict[float, list[int]] = {}
+        for number, (temperature, _) in enumerate(self.strategy.plan):
+            by.setdefault(temperature, []).append(number)
+        for temperature, numbers in by.items():
+            table.add_row(*self._row(f"{temperature:g}", numbers, written, live))
+        if len(by) > 1:
+            table.add_row(*self._row("all", list(range(len(self.strategy.plan))), written, live))
+        return Group(table, Text(), self._leader(written), self._status(written, live), self._preview(live))
 
-    def _row(self, temperature: float, written: dict[int, Any], live: dict[int, Any]) -> tuple[RenderableType, ...]:
-        numbers = [n for n, (t, _) in enumerate(self.strategy.plan) if t == temperature]
+    def _row(
+        self, name: str, numbers: list[int], written: dict[int, Any], live: dict[int, Any]
+    ) -> tuple[RenderableType, ...]:
         ended = [written[n] for n in numbers if n in written]
         alive = [live[n] for n in numbers if n in live]
         votes = Counter(w.answer for w in ended if w.answer is not None)
@@ -128,8 +143,27 @@ class Board:
             names.append(short(answer), f"bold {self.palette[answer]}").append(f" ×{n}  ", "dim")
         if silent:
             names.append(f"none ×{silent}", "dim")
+        longest = max(alive, key=lambda sample: len(sample.tokens), default=None)
+        place = f"{len(longest.tokens):,}/{longest.request.max_new_tokens:,}" if longest else ""
         tokens = tokens_of(ended, alive)
-        return Text(f"{temperature:g}", "bold"), bar, names, str(len(alive)) if alive else "", f"{tokens:,}"
+        return Text(name, "bold"), bar, names, str(len(alive)) if alive else "", place, f"{tokens:,}"
+
+    def _leader(self, written: dict[int, Any]) -> Text:
+        """Who leads, by how much, and when the rule would end the vote."""
+        votes = Counter(w.answer for _, w in sorted(written.items()) if w.answer is not None)
+        answer, is_tied = leader(votes)
+        line = Text()
+        if answer is not None:
+            behind = [n for other, n in votes.most_common(2) if other != answer]
+            ahead = "tied" if is_tied else f"{votes[answer] - max(behind, default=0)} ahead"
+            line.append("leading  ", "dim").append(short(answer), f"bold {self.palette[answer]}")
+            line.append(
+                f"  {votes[answer]} of {votes.total()} {'vote' if votes.total() == 1 else 'votes'}, {ahead}", "dim"
+            )
+        if self.rule_state:
+            line.append(" · " if line else "", "dim").append(self.rule_state, "dim")
+        line.truncate(min(self.console.width, WIDEST), overflow="ellipsis")
+        return line
 
     def _status(self, written: dict[int, Any], live: dict[int, Any]) -> RenderableType:
         tokens = tokens_of(written.values(), live.values())
@@ -171,6 +205,20 @@ class Board:
         room = max(min(self.console.width, WIDEST) - len(head), 10)
         words = " ".join(harmless(live[number].text).split())
         return Text(head, "dim").append(words if len(words) <= room else "…" + words[1 - room :], "dim italic")
+
+
+def state_of(strategy: Any) -> str:
+    """When the rule of a vote would end it, in words; "" for a strategy without a rule."""
+    if not isinstance(strategy, SelfConsistency):
+        return ""
+    rule, budget = strategy.rule, strategy.tally.budget
+    name = name_of(rule)
+    if strategy.verdict.is_final:
+        return f"{name}: has ended the vote"
+    reach = budget if rule.spends_budget else rule.reach(strategy.tally)
+    if reach >= budget:
+        return f"{name}: waits for all {budget}"
+    return f"{name}: may end at sample {reach} of {budget}"
 
 
 def tokens_of(written: Iterable[Any], live: Iterable[Any]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 
 NARROW = (0, 1, 2, 3, 5, 7, 9)  # the columns that fit a terminal; the page has all of them
+NAME = 26  # characters of a rule's name on a line, on a terminal of 80 columns
 
 
 def report(
@@ -41,7 +43,9 @@ def report(
     if slots is not None and slots < 1:
         refuse(f"slots must be at least 1, got {slots}")
     with refusals():
-        from ..evaluation.page import html, plain, plots
+        from ..evaluation.explorer import entries_of
+        from ..evaluation.page import plain, write_page
+        from ..evaluation.plots import plots
         from ..evaluation.report import USUAL_RULES, report_of
         from ..voting.registry import rule_of
 
@@ -50,6 +54,7 @@ def report(
             rule_of(name)
         with console.status("replaying the rules"):
             pages = [report_of(folder, names, slots=slots) for folder in runs]
+            entries = entries_of(runs)
         try:
             graphs = [plots(page) if page.rows else [] for page in pages]
         except ModuleNotFoundError as error:
@@ -57,7 +62,7 @@ def report(
             graphs = [[] for _ in pages]
         target = out or runs[0] / "report.html"
         try:
-            target.write_text(html(pages, graphs), encoding="utf-8")
+            write_page(target, pages, graphs, entries)
         except OSError as error:
             refuse(f"{target} cannot be written: {error.strerror}")
     if as_json:
@@ -82,17 +87,31 @@ def _show(page: Report, console: Console) -> None:
         return
     table = Table(box=None, header_style="bold")
     for place in NARROW:
-        table.add_column(HEADS[place], justify="right" if place else "left", no_wrap=place > 0, overflow="fold")
+        table.add_column(
+            HEADS[place].replace(" ", "\n") if place else HEADS[place], justify="right" if place else "left"
+        )
+    wide = max(NAME, console.width - 54)
     for row in page.rows:
-        table.add_row(*(cells(row)[place] for place in NARROW))
+        name, *values = (cells(row)[place] for place in NARROW)
+        table.add_row(broken(name, wide), *values)
     console.print(table)
     table = Table(box=None, header_style="bold")
     for head in ("temperature", "Avg@N %", "own vote %", "solves %", "alone solves %"):
-        table.add_column(head, justify="right")
+        table.add_column(head, justify="right", no_wrap=True)
     for line in by_temperature(page):
         table.add_row(*line)
     console.print(table)
     console.print(page.verdict, markup=False)
+
+
+def broken(name: str, width: int) -> str:
+    """A rule's name on lines of at most so many characters, broken behind `:` and `,` alone."""
+    lines = [""]
+    for part in re.findall(r"[^:,]*[:,]?", name):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def _plain(page: Report) -> dict[str, object]:

@@ -1,95 +1,30 @@
-"""The plots of a report as SVG text (matplotlib), and the page that holds them: one file that needs no network."""
+"""A report as one page that needs no network: what was asked and found, the rules, and every question with its texts.
+
+Nothing that a run holds becomes markup: it is escaped here, and what the page's script shows is text, packed in letters
+that mean nothing to a browser. The page's own policy lets no other script than that one run.
+"""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Sequence
+import json
+import shutil
+from base64 import b64encode
+from collections.abc import Sequence
+from hashlib import sha256
 from html import escape
-from string import ascii_lowercase
-from typing import Any
+from importlib.resources import files
+from pathlib import Path
 
+from .explorer import PAGE_BYTES, Entry, Shelf, pairs_of, shelf_of
+from .plots import letters
 from .report import Report, Row
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#666666")
 LONGEST = 300  # characters of a setting
-
-
-def plots(page: Report) -> list[tuple[str, str]]:
-    """[(caption, SVG)]; raises ModuleNotFoundError where matplotlib is not installed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    drawn = [
-        ("Right votes against tokens: every rule, and votes over random subsets at one temperature or all.", _accuracy),
-        ("Questions by the temperatures that have a right sample (an oracle's view: a vote reaches less).", _coverage),
-        ("Mean entropy of a token in right and in wrong samples, by how often the question is solved.", _entropy),
-    ]
-    return [(caption, _svg(draw, page)) for caption, draw in drawn]
-
-
-def _svg(draw: Callable[[Any, Report], None], page: Report) -> str:
-    import matplotlib.pyplot as plt
-
-    # Salted ids would make every page of the same run differ; dates likewise.
-    with plt.rc_context({"svg.hashsalt": "fastsample", "svg.fonttype": "none", "font.size": 9}):
-        figure, axes = plt.subplots(figsize=(8.4, 4.2), layout="constrained")
-        draw(axes, page)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
-        plt.close(figure)
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
-
-
-def _accuracy(axes: Any, page: Report) -> None:
-    for colour, (t, points) in zip(COLOURS, page.singles.items()):
-        style = "o" if len(points) == 1 else "-"
-        axes.plot(
-            [p.tokens for p in points], [100 * p.accuracy for p in points], style, color=colour, label=f"T = {t:g}"
-        )
-    axes.plot([p.tokens for p in page.mix], [100 * p.accuracy for p in page.mix], "k--", label="all temperatures")
-    for letter, row in zip(ascii_lowercase, page.rows):
-        place = (row.tokens, 100 * row.accuracy)
-        axes.plot(*place, ls="", marker=f"${letter}$", color="#333333", markersize=6, label=row.rule)
-    axes.set_xscale("log")
-    axes.set_xlabel("tokens a question")
-    axes.set_ylabel("right votes, %")
-    axes.legend(frameon=False, fontsize=6.5, loc="upper left", bbox_to_anchor=(1, 1))
-
-
-def _coverage(axes: Any, page: Report) -> None:
-    assert page.coverage is not None
-    by_set = list(page.coverage.by_set.items())[:10]
-    names = [" ".join(f"{t:g}" for t in s) or "none" for s, _ in by_set]
-    axes.barh(names[::-1], [100 * share for _, share in by_set][::-1], color=COLOURS[0])
-    axes.set_xlabel("questions, %")
-    axes.set_ylabel("temperatures that solve them")
-
-
-def _entropy(axes: Any, page: Report) -> None:
-    places = range(len(page.entropies))
-    for shift, name, colour in ((-0.2, "right", COLOURS[2]), (0.2, "wrong", COLOURS[1])):
-        heights = [getattr(e, name) for e in page.entropies]
-        axes.bar([p + shift for p in places], heights, width=0.38, label=name, color=colour)
-    labels = [f"{100 * e.low:.0f} to {100 * e.high:.0f} %\n{e.questions} questions" for e in page.entropies]
-    axes.set_xticks(list(places), labels)
-    axes.set_ylabel("entropy, nats a token")
-    axes.legend(frameon=False)
-
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 1rem 0; }
-th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-svg { max-width: 100%; height: auto; } figcaption { color: #555; } .plain { background: #f4f4f0; padding: .7rem 1rem; }
-@media (prefers-color-scheme: dark) { body { background: #fff; } }
-"""
+Graphs = Sequence[tuple[str, str, str]]  # caption, wide SVG, narrow SVG
 
 HEADS = ("rule", "right %", "95 %", "against majority", "95 %", "samples", "tokens", "of tokens", "steps", "of steps",
          "stopped early", "answers changed")  # fmt: skip
+TEMPERATURE_HEADS = ("temperature", "Avg@N %", "vote of its own samples %", "solves %", "alone solves %")
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -110,15 +45,6 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def html(pages: Sequence[Report], graphs: Sequence[Sequence[tuple[str, str]]]) -> str:
-    """One self-contained page about all runs."""
-    body = "".join(_section(page, drawn) for page, drawn in zip(pages, graphs))
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>fastsample report</title>'
-        f"<style>{STYLE}</style></head><body><h1>fastsample report</h1>{body}</body></html>\n"
-    )
-
-
 def plain(text: object) -> str:
     """Text of a run's, for a page or a terminal: short, and what would steer either is shown as its code."""
     cut = str(text)[: LONGEST + 1]
@@ -127,25 +53,172 @@ def plain(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
 
 
-def _section(page: Report, drawn: Sequence[tuple[str, str]]) -> str:
-    parts = [f"<h2>{escape(plain(page.folder))}</h2>", _table(("setting", "value"), settings_table(page))]
-    if not page.rows:
-        return "".join([*parts, f'<p class="plain">{escape(incomplete(page))}</p>'])
-    parts.append(f'<p class="plain">{escape(page.verdict)}</p>')
+def names_of(pages: Sequence[Report]) -> list[str]:
+    """What the runs are called on the page: their folders' names, with a number where two are the same."""
+    names = [plain(page.folder.resolve().name or page.folder) for page in pages]
+    return [f"{name} ({n})" if names.count(name) > 1 else name for n, name in enumerate(names, 1)]
+
+
+def headline(page: Report) -> str:
+    """One sentence: what was asked, of what model, with what result."""
+    config, live = page.config, page.live
+    model = config.get("model") or "the embedded SmolLM2-135M-Instruct"
+    temperatures = [f"{t:g}" for t in config["temperatures"]]
+    spread = f"temperature {temperatures[0]}" if len(temperatures) == 1 else f"temperatures {', '.join(temperatures)}"
+    asked = f"{_plural(page.questions, 'question')} to {plain(model)}"
+    drawn = f"{live['samples']:,} samples at {spread}"
+    if not live["questions"]:
+        return f"{asked}: none is answered yet."
+    right = (
+        f"{live['right']:,} right by the rule {plain(config['rule'])} ({100 * live['right'] / live['questions']:.0f} %)"
+    )
+    of = "" if live["questions"] == page.questions else f"{live['questions']:,} answered, "
+    return f"{asked}, {drawn}: {of}{right}."
+
+
+def write_page(target: Path, pages: Sequence[Report], graphs: Sequence[Graphs], entries: Sequence[Entry]) -> list[Path]:
+    """Write the page, and beside it the files for texts that it has no room for; returns the files, the page first.
+
+    raises: OSError for what cannot be written
+    """
+    folder = target.with_name(f"{target.stem}-texts")
+    text, shelf = html(pages, graphs, entries, folder.name)
+    digest = _digest(shelf)
+    if (folder / "fastsample").exists():  # of an earlier report: ours to take away
+        shutil.rmtree(folder)
+    written = [target]
+    if shelf.beside:
+        folder.mkdir(exist_ok=True)
+        (folder / "fastsample").write_text("Texts of the samples of the report beside this folder.\n")
+        for number, texts in enumerate(shelf.beside):
+            path = folder / f"{number}.js"
+            path.write_text(f"fastsampleTexts({number}, {json.dumps(digest)}, {json.dumps(texts)});\n")
+            written.append(path)
+    target.write_text(text, encoding="utf-8", errors="backslashreplace")
+    return written
+
+
+def html(pages: Sequence[Report], graphs: Sequence[Graphs], entries: Sequence[Entry], folder: str) -> tuple[str, Shelf]:
+    """(the page, the texts that go beside it into `folder`)."""
+    names = names_of(pages)
+    style, script = (files(__package__).joinpath(f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    sections = "".join(
+        _section(n, "" if len(pages) == 1 else name, page, drawn)
+        for n, (name, page, drawn) in enumerate(zip(names, pages, graphs))
+    )
+    top = _top(names, pages, entries)
+    room = PAGE_BYTES - len(f"{style}{script}{sections}{top}".encode("utf-8", "backslashreplace"))
+    shelf = shelf_of(entries, names, room)
+    allowed = b64encode(sha256(script.encode()).digest()).decode()
+    policy = (
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{allowed}' 'self' file:; base-uri 'none'; "
+        "form-action 'none'"
+    )
+    title = f"{' and '.join(names)}: fastsample report"
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark"><meta name="referrer" content="no-referrer">'
+        f"<title>{escape(title)}</title><style>{style}</style></head>\n<body><main>{top}{sections}"
+        '<section id="questions"><h2 class="list">Questions</h2><p>A question opens to its votes by temperature and '
+        "the texts of its samples. <b>split</b>: no answer has more than half of the votes. <b>cut</b>: a sample was "
+        "ended by its limit of tokens. <b>right</b> and <b>wrong</b> are the run's own verdict.</p>"
+        "<noscript><p class='note'>The list needs JavaScript; what stands above does not.</p></noscript>"
+        '<div class="bar" id="filters"></div><p class="count" id="count" role="status"></p><div id="list"></div>'
+        f"</section></main>\n{_stored('index', shelf.index)}"
+        f"{_stored('texts', shelf.inside, digest=_digest(shelf), folder=folder)}<script>{script}</script>"
+        "</body></html>\n",
+        shelf,
+    )
+
+
+def _stored(name: str, value: object, **more: str) -> str:
+    """A value that the page's script reads; it holds digits and the letters of base64, and no browser runs it."""
+    extra = "".join(f' data-{key}="{escape(plain(text))}"' for key, text in more.items())
+    return f'<script type="application/json" id="{name}"{extra}>{json.dumps(value)}</script>\n'
+
+
+def _digest(shelf: Shelf) -> str:
+    return sha256(shelf.index.encode()).hexdigest()[:16]
+
+
+def _top(names: Sequence[str], pages: Sequence[Report], entries: Sequence[Entry]) -> str:
+    parts = ["<p class='over'>fastsample report</p>", f"<h1>{escape(' and '.join(names))}</h1>"]
+    if len(pages) == 1:
+        parts.append(f'<p class="lead">{escape(headline(pages[0]))}</p>')
+    links = [f'<a href="#run-{n}">{escape(name)}</a>' for n, name in enumerate(names)] if len(names) > 1 else []
+    for place, pair in pairs_of(entries, len(pages)):
+        gap = 100 * (pair.second_only - pair.first_only) / pair.questions
+        first, second = escape(names[0]), escape(names[place])
+        parts.append(
+            f'<p class="lead">On the {_plural(pair.questions, "question")} that both judged, {second} is right on '
+            f"{pair.both + pair.second_only} and {first} on {pair.both + pair.first_only}: {gap:+.1f} points (95 %: "
+            f"{100 * pair.low:+.1f} to {100 * pair.high:+.1f}). Both are right on {pair.both}, only {second} on "
+            f"{pair.second_only}, only {first} on {pair.first_only}, neither on {pair.neither}.</p>"
+        )
+    links.append('<a href="#questions">every question</a>')
+    return "".join([*parts, f"<nav>{' '.join(links)}</nav>"])
+
+
+def _section(number: int, name: str, page: Report, drawn: Graphs) -> str:
+    head = f"<h2>{escape(name)}</h2><p>{escape(headline(page))}</p>" if name else ""
+    parts = [f'<section id="run-{number}">{head}']
+    if page.rows:
+        parts.append(_tiles(page))
+        parts.append(f'<p class="note">{escape(page.verdict)}</p>')
     if page.complete < page.questions:
         parts.append(f"<p>{escape(incomplete(page))}</p>")
-    parts.append(_table(HEADS, [cells(row) for row in page.rows]))
-    parts.append(
-        _table(
-            ("temperature", "Avg@N %", "vote of its own samples %", "solves %", "alone solves %"), by_temperature(page)
-        )
-    )
-    passed = ", ".join(f"Pass@{k} {100 * p:.1f} %" for k, p in page.pass_at.items())
-    parts.append(
-        f"<p>Over all temperatures: {passed}. Pass@K is what an oracle could pick out, not what a vote reaches.</p>"
-    )
-    parts += [f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>" for caption, svg in drawn]
+    if page.rows:
+        shown = [f"<figure>{_both(graph)}<figcaption>{escape(graph[0])}</figcaption></figure>" for graph in drawn]
+        passed = ", ".join(f"Pass@{k} {100 * p:.1f} %" for k, p in page.pass_at.items())
+        parts += [
+            "<h3>Rules, replayed on the same samples</h3>",
+            *shown[:1],
+            _rules(page),
+            "<h3>Temperatures</h3>",
+            _table("temps", TEMPERATURE_HEADS, by_temperature(page)),
+            f"<p>Over all temperatures: {passed}. Pass@K is what an oracle could pick out; a vote reaches less.</p>",
+            *shown[1:],
+        ]
+    settings = _table("settings", (), settings_table(page))
+    parts.append(f'<details class="more"><summary>Settings and cost of the run</summary>{settings}</details></section>')
     return "".join(parts)
+
+
+def _both(graph: tuple[str, str, str]) -> str:
+    return f'<div class="wide">{graph[1]}</div><div class="narrow">{graph[2]}</div>'
+
+
+def _tiles(page: Report) -> str:
+    """Four figures that a reader looks for first."""
+    assert page.coverage is not None
+    full, questions = page.rows[0], page.complete
+    tiles = [
+        (
+            "the full vote is right on",
+            f"{100 * full.accuracy:.0f} %",
+            f"95 %: {cells(full)[2]} %, {questions} questions",
+        )
+    ]
+    # The cheapest rule whose answers are not shown to be worse than the full vote's.
+    alike = [row for row in page.rows[1:] if row.difference_high >= 0 and row.difference >= -0.01]
+    if alike:
+        best = min(alike, key=lambda row: row.tokens)
+        about = f"of the tokens, {100 * best.difference:+.1f} points, by {best.rule}"
+        tiles.append(("as good, within a point, for", f"{100 * best.token_share:.0f} %", about))
+    tiles.append(("some sample is right on", f"{100 * page.coverage.anywhere:.0f} %", "an oracle's view"))
+    tiles.append(("the run took", _seconds(page.live["seconds"]), f"{page.live['tokens']:,} tokens"))
+    body = "".join(
+        f"<div><dt>{escape(a)}</dt><dd>{escape(b)}<small>{escape(c)}</small></dd></div>" for a, b, c in tiles
+    )
+    return f'<dl class="tiles">{body}</dl>'
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def settings_table(page: Report) -> list[tuple[str, str]]:
@@ -182,7 +255,33 @@ def incomplete(page: Report) -> str:
     )
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(h)}</th>" for h in heads)
-    body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+def _rules(page: Report) -> str:
+    """The table of rules: an interval stands below its figure; what narrow pages leave out is marked."""
+    heads = ("rule", "right %", "against majority", "samples", "tokens", "of tokens", "steps", "of steps",
+             "stopped early", "changed")  # fmt: skip
+    body = []
+    for n, row in enumerate(page.rows):
+        rule, right, interval, gap, gap_interval, samples, tokens, share, *rest = cells(row)
+        name = f'<td class="name"><span class="letter">{letters(n)}</span>{escape(rule)}</td>'
+        values = [_cell(heads[1], right, interval), _cell(heads[2], gap, gap_interval), _cell(heads[3], samples)]
+        values += [_cell(heads[4], tokens, less=True), _cell(heads[5], share)]
+        values += [_cell(head, value, less=head in ("steps", "changed")) for head, value in zip(heads[6:], rest)]
+        body.append(f'<tr data-rule="{n}">{name}{"".join(values)}</tr>')
+    head = "".join(f"<th>{h}</th>" for h in heads)
+    return f'<table class="rules"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+
+
+def _cell(head: str, value: str, below: str = "", *, less: bool = False) -> str:
+    small = f"<small>{escape(below)}</small>" if below else ""
+    return f'<td data-head="{escape(head)}"{" class=less" if less else ""}>{escape(value)}{small}</td>'
+
+
+def _table(kind: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = f"<thead><tr>{''.join(f'<th>{escape(h)}</th>' for h in heads)}</tr></thead>" if heads else ""
+    named = [dict(zip(heads, row)).items() if heads else [("", c) for c in row] for row in rows]
+    body = "".join("<tr>" + "".join(_cell(h, c) for h, c in row) + "</tr>" for row in named)
+    return f'<table class="{kind}">{head}<tbody>{body}</tbody></table>'
+
+
+def _plural(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")

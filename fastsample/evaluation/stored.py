@@ -39,6 +39,13 @@ def _list_of(words: str, is_one: Callable[[Any], bool]) -> Rule:
     return f"a list of {words}", lambda x: isinstance(x, list) and all(map(is_one, x))
 
 
+def _is_votes(x: Any) -> bool:
+    return isinstance(x, dict) and all(
+        isinstance(by, dict) and all(type(n) is int and 0 <= n <= MOST_SAMPLES for n in by.values())
+        for by in x.values()
+    )
+
+
 TEXT: Rule = ("text", lambda x: isinstance(x, str))
 TEXT_OR_NULL: Rule = ("text or null", lambda x: x is None or isinstance(x, str))
 NUMBER: Rule = ("a finite number", _is_number)
@@ -102,6 +109,11 @@ PATH = {
     "answer": TEXT_OR_NULL,
     "scores": _list_of("numbers", _is_number),
     "fate": TEXT,
+}
+# What else of a result is read, where it is there.
+RESULT_EXTRAS = {
+    "answer": TEXT_OR_NULL,
+    "votes": ("an object of whole numbers by temperature and answer", _is_votes),
 }
 SESSION = dict.fromkeys(("seconds", "cpu_seconds", "steps", "prefill_tokens", "tokens"), NOT_NEGATIVE)
 NEEDED_OF_A_SAMPLE = ("question", "number", "temperature", "k", "stream", "text", "answer", "tokens", "finish")
@@ -201,7 +213,7 @@ def read_results(folder: Path) -> Iterator[dict[str, Any]]:
     """Every question's result, without its samples, with the `key` and `is_right`; of one id the last line holds."""
     for where, _, record in _lines(folder / "results.jsonl", MEND):
         try:
-            _check(record, RESULT, tuple(RESULT))
+            _check(record, RESULT | RESULT_EXTRAS, tuple(RESULT))
         except RunError as error:
             raise RunError(f"{where}: {error}{MEND}") from None
         yield record

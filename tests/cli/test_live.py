@@ -7,7 +7,10 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from fastsample.cli.live_view import Board, Palette, short
+from fastsample.cli.live_view import Board, Palette, short, state_of
+from fastsample.strategies.question import Question, Settings
+from fastsample.strategies.records import Written
+from fastsample.strategies.self_consistency import SelfConsistency
 
 PLAN = [(0.0, 0), (0.8, 0), (0.8, 1), (0.8, 2)]
 
@@ -17,7 +20,7 @@ def written(answer, tokens=10):
 
 
 def live(tokens, text=""):
-    return SimpleNamespace(tokens=[0] * tokens, text=text)
+    return SimpleNamespace(tokens=[0] * tokens, text=text, request=SimpleNamespace(max_new_tokens=256))
 
 
 def screen(strategy, width=80):
@@ -35,9 +38,39 @@ def test_votes_are_bars_and_names_by_temperature():
     lines = screen(
         SimpleNamespace(plan=PLAN, written={0: written("42"), 1: written("41"), 2: written(None)}, live={3: live(5)})
     )
-    assert lines[0].split() == ["T", "votes", "answers", "writing", "tokens"]
+    assert lines[0].split() == ["T", "votes", "answers", "writing", "longest", "tokens"]
     assert lines[1].split() == ["0", "███", "42", "×1", "10"]
-    assert lines[2].split() == ["0.8", "███░░░···", "41", "×1", "none", "×1", "1", "25"]
+    assert lines[2].split() == ["0.8", "███░░░···", "41", "×1", "none", "×1", "1", "5/256", "25"]
+    assert lines[3].split() == ["all", "██████░░░···", "42", "×1", "41", "×1", "none", "×1", "1", "5/256", "35"]
+
+
+def test_the_leader_stands_in_a_line_of_its_own():
+    """Its votes of all, and by how many it is ahead; or that it is tied."""
+    ended = {0: written("42"), 1: written("41"), 2: written("42")}
+    lines = screen(SimpleNamespace(plan=PLAN, written=ended, live={3: live(5)}))
+    assert lines[5].rstrip() == "leading  42  2 of 3 votes, 1 ahead"
+    tied = screen(SimpleNamespace(plan=PLAN, written={0: written("42"), 1: written("41")}, live={3: live(5)}))
+    assert tied[5].rstrip() == "leading  42  1 of 2 votes, tied"
+
+
+@pytest.mark.parametrize(
+    ("rule", "answers", "state"),
+    [
+        ("majority", "44", "majority: waits for all 4"),
+        ("ahead:k=2", "", "ahead:k=2: may end at sample 2 of 4"),
+        ("ahead:k=2", "4", "ahead:k=2: may end at sample 2 of 4"),
+        ("ahead:k=2", "45", "ahead:k=2: waits for all 4"),
+        ("ahead:k=2", "44", "ahead:k=2: has ended the vote"),
+    ],
+)
+def test_what_the_rule_waits_for(rule, answers, state):
+    """By the rule itself: after which sample it could end the vote if all to come agreed with the leader."""
+    strategy = SelfConsistency(Question("?"), (7,), Settings((1.0,), 4, rule=rule), lambda text: text)
+    for number, answer in enumerate(answers):
+        strategy.enter(Written(number, 1.0, number, 7, answer, answer, 1, "eos"))
+    strategy.judge()
+    assert state_of(strategy) == state
+    assert state_of(SimpleNamespace(plan=PLAN)) == ""
 
 
 def event(kind, strategy, **fields):
@@ -81,9 +114,9 @@ def test_the_status_counts_and_the_preview_shows_the_newest_words():
     """Finished of planned, tokens, and the end of the text of the first sample that is being written, on one line."""
     text = "First we add.\nThen " + "we count " * 20 + "to 42."
     lines = screen(SimpleNamespace(plan=PLAN, written={0: written("42")}, live={1: live(5, text), 2: live(6)}))
-    assert "1 of 4 finished · 21 tokens · " in lines[4]
-    assert lines[5].startswith("T 0.8  …")
-    assert lines[5].rstrip().endswith("we count to 42.")
+    assert "1 of 4 finished · 21 tokens · " in lines[6]
+    assert lines[7].startswith("T 0.8  …")
+    assert lines[7].rstrip().endswith("we count to 42.")
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])
@@ -94,9 +127,9 @@ def test_no_line_is_wider_than_the_terminal(width):
     lines = screen(
         SimpleNamespace(plan=plan, written=answers, live={n: live(9, "word " * 99) for n in (101, 102)}), width
     )
-    assert len(lines) == 6
+    assert len(lines) == 8
     assert max(map(len, lines)) <= width
-    assert [line.split()[0] for line in lines[:3]] == ["T", "0.4", "0.8"]
+    assert [line.split()[0] for line in lines[:4]] == ["T", "0.4", "0.8", "all"]
     assert lines[1].count("█") == round(min(20, width // 4) * 50 / 64)
 
 

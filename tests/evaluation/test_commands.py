@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from typer.testing import CliRunner
 
 from fastsample.cli.evaluate import evaluate
 from fastsample.cli.questions import questions
-from fastsample.cli.report import report
+from fastsample.cli.report import broken, report
 
 ROOT = Path(__file__).parents[2]
 app = typer.Typer()
@@ -52,8 +53,11 @@ def asked(tmp_path_factory):
     return str(path)
 
 
-def run(*args):
-    return CliRunner().invoke(app, [str(a) for a in args], catch_exceptions=False)
+WIDE = {"COLUMNS": "80"}
+
+
+def run(*args, **more):
+    return CliRunner().invoke(app, [str(a) for a in args], catch_exceptions=False, **more)
 
 
 def lines(path):
@@ -207,13 +211,34 @@ def test_the_report_is_one_page_that_needs_no_network(whole, tmp_path):
     result = run("report", whole, whole, "-o", page)
     assert result.exit_code == 0, result.output
     text = page.read_text()
-    assert text.count("<h2>") == 2
+    assert text.count("<h2>") == 2  # one for each run
     assert "At equal tokens" in text
     assert "two-stage" in text
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-    assert text.count("<svg") == 6
-    for fetched in ("src=", "@import", "url(http", "<script", "<link", 'href="http'):
+    assert text.count("<svg") == 12  # three plots of each run, for a wide page and for a narrow one
+    for fetched in ("src=", "@import", "url(http", "<script>import", "<link", 'href="http', "fetch("):
         assert fetched not in text
+
+
+def test_names_are_whole_in_a_terminal_of_80_columns(whole, tmp_path):
+    """A rule's name goes over lines behind `:` and `,` alone; nothing is wider than the terminal, nothing is cut."""
+    rules = ["beta:confidence=0.9", "weighted:by=self_certainty,how=borda"]
+    said = run("report", whole, "-o", tmp_path / "r.html", *(a for rule in rules for a in ("--rule", rule)), env=WIDE)
+    lines = said.output.splitlines()
+    assert max(map(len, lines)) <= 80
+    for words in (
+        "beta:confidence=0.9",
+        "weighted:",
+        "by=self_certainty,",
+        "how=borda",
+        "majority",
+        "samples",
+        "temperature",
+    ):
+        assert any(re.search(rf"(?:^|\s){re.escape(words)}(?:\s|$|by)", line) for line in lines), words
+    assert "…" not in said.output
+    assert broken("weighted:by=self_certainty,how=borda", 18) == "weighted:\nby=self_certainty,\nhow=borda"
+    assert broken("beta:confidence=0.9", 26) == "beta:confidence=0.9"
 
 
 def test_a_run_that_stopped_early_is_not_replayed(model, asked, tmp_path):

