@@ -33,6 +33,10 @@ def report(
     slots: Annotated[
         int | None, typer.Option(help="Rows of the batch to replay with; left out: the run's own.")
     ] = None,
+    parquet: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Also write samples.parquet and questions.parquet there; needs pyarrow."),
+    ] = None,
     as_json: bool = typer.Option(False, "--json", help="The tables as one JSON object on standard output."),
 ) -> None:
     """Compare rules and temperatures on the stored samples of one or more runs; writes one page that opens offline.
@@ -63,8 +67,12 @@ def report(
         target = out or runs[0] / "report.html"
         try:
             write_page(target, pages, graphs, entries)
+            if parquet is not None:
+                from ..evaluation.tables import write_parquet
+
+                write_parquet(runs, parquet)
         except OSError as error:
-            refuse(f"{target} cannot be written: {error.strerror}")
+            refuse(f"{error.filename or target} cannot be written: {error.strerror}")
     if as_json:
         print(json_line([_plain(page) for page in pages]))
     else:

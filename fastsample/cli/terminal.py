@@ -52,6 +52,8 @@ def refusals() -> Iterator[None]:
     except (ValueError, MemoryError) as error:
         refuse(error)
     except ModuleNotFoundError as error:
+        if not str(error).startswith("No module named"):  # it is a sentence already, and names its own remedy
+            refuse(error)
         refuse(f"this command needs {error.name}, which is not installed; pip install 'fastsample[demo]'")
 
 

@@ -224,7 +224,7 @@ def test_names_are_whole_in_a_terminal_of_80_columns(whole, tmp_path):
     """A rule's name goes over lines behind `:` and `,` alone; nothing is wider than the terminal, nothing is cut."""
     rules = ["beta:confidence=0.9", "weighted:by=self_certainty,how=borda"]
     said = run("report", whole, "-o", tmp_path / "r.html", *(a for rule in rules for a in ("--rule", rule)), env=WIDE)
-    lines = said.output.splitlines()
+    lines = [line for line in said.output.splitlines() if str(tmp_path) not in line]  # a path is never broken
     assert max(map(len, lines)) <= 80
     for words in (
         "beta:confidence=0.9",
