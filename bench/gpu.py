@@ -49,6 +49,8 @@ def contenders(x: Tensor, temperature: float, top_k: int, top_p: float) -> dict[
             )
     found["transformers"] = peers.transformers_warpers(x, **parameters)
     found["torch sort"] = peers.torch_sort(x, **parameters)
+    if top_k:
+        found["torch topk, then top-p"] = peers.top_k_first(x, **parameters)
     if importlib.util.find_spec("flashinfer"):
         found["FlashInfer"] = flashinfer(x, **parameters)
     if importlib.util.find_spec("vllm"):

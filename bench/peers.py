@@ -15,17 +15,6 @@ from torch import Tensor
 
 Sampler = Callable[[], object]
 
-# Microseconds a row that were measured on a machine of this kind, where a peer cannot be called by itself: the wheel of
-# openvino-genai does not expose its sampler. Keys: (kind of rows, vocabulary, has top_k).
-ELSEWHERE = {
-    "openvino-genai": {
-        ("zipf", 151936, False): 3100,
-        ("real", 49152, False): 740,
-        ("flat", 151936, False): 24000,
-        ("zipf", 151936, True): 217,
-    },
-}
-
 
 def one_by_one(calls: Sequence[Sampler]) -> Sampler:
     """One function that makes all the calls, with the preparation that each may need."""
@@ -66,6 +55,18 @@ def torch_sort(x: Tensor, temperature: float, top_k: int, top_p: float) -> Sampl
         values, order = (x / temperature).sort(-1, descending=True)
         if top_k:
             values, order = values[:, :top_k], order[:, :top_k]
+        p = values.softmax(-1)
+        p = p.masked_fill(p.cumsum(-1) - p >= top_p, 0)
+        return order.gather(1, torch.multinomial(p, 1))
+
+    return call
+
+
+def top_k_first(x: Tensor, temperature: float, top_k: int, top_p: float) -> Sampler:
+    """The same with top-k in front: softmax, top-p and the draw see k values a row instead of the vocabulary."""
+
+    def call() -> Tensor:
+        values, order = (x / temperature).topk(top_k)
         p = values.softmax(-1)
         p = p.masked_fill(p.cumsum(-1) - p >= top_p, 0)
         return order.gather(1, torch.multinomial(p, 1))

@@ -1,6 +1,7 @@
 """fastsample's sampler against its peers, on the same rows, in one process.
 
     python bench/sampling.py                    the table of the README, a few minutes
+    python bench/sampling.py --only "top_k 50"  the cells of one filter
     python bench/sampling.py --full             every vocabulary, batch, dtype and thread count
     python bench/sampling.py --libllama FILE    with llama.cpp's chain (or install llama-cpp-python)
     python bench/sampling.py --plot FILE.png
@@ -36,11 +37,13 @@ README = [  # kind, vocabulary, batch, setting
     ("zipf", 151936, 64, "top_p 0.9"),
     ("zipf", 151936, 1, "top_p 0.9"),
     ("zipf", 151936, 64, "top_k 50 + top_p 0.9"),
+    ("zipf", 151936, 1, "top_k 50 + top_p 0.9"),
     ("real", 49152, 64, "top_p 0.9"),
     ("real", 49152, 1, "top_p 0.9"),
     ("flat", 151936, 64, "top_p 0.9"),
     ("flat", 151936, 1, "top_p 0.9"),
 ]
+QUICK = [("zipf", 2000, 4, setting) for setting in SETTINGS]
 
 
 class Cell(NamedTuple):
@@ -63,6 +66,8 @@ def main() -> None:
     print("  ".join(f"{name}: {value}" for name, value in about.items()))
     results = []
     for cell in cells(options):
+        if not cell.setting.startswith(options.only):
+            continue
         logits = kinds.KINDS[cell.rows](max(cell.batch, ROWS), cell.vocab)
         if logits is None:
             continue
@@ -82,7 +87,8 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--full", action="store_true", help="every vocabulary, batch, dtype and thread count")
-    parser.add_argument("--quick", action="store_true", help="two cells, to see that the bench runs")
+    parser.add_argument("--quick", action="store_true", help="two small cells, to see that the bench runs")
+    parser.add_argument("--only", default="", metavar="FILTER", help="the cells whose filter begins with these words")
     parser.add_argument(
         "--device", type=torch.device, default=torch.device("cpu"), help="cpu (default), or a GPU's: cuda, cuda:1"
     )
@@ -112,7 +118,7 @@ def cells(options: argparse.Namespace) -> Iterator[Cell]:
         grid = itertools.product(kinds.KINDS, VOCABULARIES, (1, 8, 64), SETTINGS, dtypes, threads)
         yield from itertools.starmap(Cell, grid)
         return
-    for cell in README[3:5] if options.quick else README:
+    for cell in QUICK if options.quick else README:
         yield Cell(*cell, torch.float32, 1)
     if not options.quick:
         for batch, count, dtype in itertools.product((64, 1), threads, dtypes):
@@ -140,6 +146,9 @@ def measure(cell: Cell, logits: torch.Tensor, options: argparse.Namespace) -> di
         "transformers": peers.one_by_one([peers.transformers_warpers(x, **parameters) for x in batches]),
         "torch sort": peers.one_by_one([peers.torch_sort(x, **parameters) for x in batches]),
     }
+    if parameters["top_k"]:
+        calls = [peers.top_k_first(x, **parameters) for x in batches]
+        contenders["torch topk, then top-p"] = peers.one_by_one(calls)
     is_plain = cell.dtype == torch.float32 and cell.threads == 1
     if is_plain:
         floors = [peers.floor(x) for x in batches]
@@ -148,12 +157,7 @@ def measure(cell: Cell, logits: torch.Tensor, options: argparse.Namespace) -> di
         if options.llama:
             chains = [peers.llama_cpp(x, **parameters, library=options.llama) for x in batches]
             contenders["llama.cpp"] = peers.one_by_one(chains)
-    micros = quantiles_of(in_turn(contenders, rounds=30, seconds=options.seconds), len(logits))
-    for name, known in peers.ELSEWHERE.items():
-        median = known.get((cell.rows, cell.vocab, bool(parameters["top_k"])))
-        if is_plain and median:
-            micros[f"{name} (elsewhere)"] = [median] * 3
-    return micros
+    return quantiles_of(in_turn(contenders, rounds=30, seconds=options.seconds), len(logits))
 
 
 def measure_on_gpu(cell: Cell, logits: torch.Tensor, options: argparse.Namespace) -> dict[str, list[float]]:

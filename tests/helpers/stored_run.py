@@ -53,7 +53,7 @@ def keep(folder, items, samples, config):
                 samples=tuple(mine), counted=len(mine), tokens=sum(s.tokens for s in mine),
             )  # fmt: skip
             run.add_result(result, item.answer, None if item.answer is None else answer == item.answer)
-        run.add_session(1000, 5000, sum(s.tokens for by in samples.values() for s in by))
+        run.add_costs(1000, 5000, sum(s.tokens for by in samples.values() for s in by), is_last=True)
     return folder
 
 
