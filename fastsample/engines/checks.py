@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,17 +19,16 @@ def check_request(request: Request, context: int, tokenizer: Any, vocabulary: in
     prompt = request.prompt
     if len(prompt) == 0:
         raise ValueError("prompt must have at least one token, got none; begin with the tokenizer's BOS")
-    for place, token in enumerate(prompt):
-        if type(token) is not int:
-            raise TypeError(f"prompt must hold whole numbers, got {token!r} at place {place}; call the tokenizer first")
-        if token < 0 or (vocabulary is not None and token >= vocabulary):
-            raise ValueError(
-                f"prompt must hold token ids in [0, {vocabulary or 'the vocabulary'}), got {token} at place {place}; "
-                "use the model's own tokenizer"
-            )
+    for name in ("prompt", "append", "until_ids"):
+        check_ids(name, getattr(request, name), vocabulary)
     if len(prompt) >= context:
         raise ValueError(
             f"prompt must leave room in the model's context of {context} tokens, got {len(prompt)}; shorten it"
+        )
+    if len(prompt) + len(request.append) >= context:
+        raise ValueError(
+            f"append must leave room in the model's context: {context} tokens leave {context - len(prompt) - 1} behind "
+            f"the prompt, got {len(request.append)}; shorten it"
         )
     if request.max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {request.max_new_tokens}")
@@ -36,13 +36,30 @@ def check_request(request: Request, context: int, tokenizer: Any, vocabulary: in
         raise ValueError(
             f"min_new_tokens must be in [0, max_new_tokens = {request.max_new_tokens}], got {request.min_new_tokens}"
         )
-    if isinstance(request.stop, str):
-        raise TypeError(f"stop must be a tuple of strings, got the string {request.stop!r}; write ({request.stop!r},)")
-    if "" in request.stop:
-        raise ValueError("stop strings must not be empty, got ''; leave it out")
-    if request.stop and tokenizer is None:
-        raise ValueError(f"stop strings need the tokenizer, got {request.stop!r} without one; pass the tokenizer")
-    if request.after or request.append or request.until or request.until_ids or request.park or request.legs != 1:
-        raise ValueError("this engine does not keep paths yet, got a request with after, append, until, legs or park")
+    for name in ("stop", "until"):
+        strings = getattr(request, name)
+        if isinstance(strings, str):
+            raise TypeError(f"{name} must be a tuple of strings, got the string {strings!r}; write ({strings!r},)")
+        if "" in strings:
+            raise ValueError(f"{name} strings must not be empty, got ''; leave it out")
+        if strings and tokenizer is None:
+            raise ValueError(f"{name} strings need the tokenizer, got {strings!r} without one; pass the tokenizer")
+    both = sorted(set(request.stop) & set(request.until))
+    if both:
+        raise ValueError(f"a string must be in stop or in until, got {both[0]!r} in both; take it out of one")
+    if request.legs < 1:
+        raise ValueError(f"legs must be at least 1, got {request.legs}; 1 ends at the first delimiter")
     r = request
     Case.of(torch.zeros(1, 2), r.temperature, r.top_k, r.top_p, r.min_p, r.seed, [r.stream or 0], 0, None)
+
+
+def check_ids(name: str, ids: Sequence[Any], vocabulary: int | None = None) -> None:
+    """Raise TypeError or ValueError for what are no token ids of the model; name: of the argument."""
+    for place, token in enumerate(ids):
+        if type(token) is not int:
+            raise TypeError(f"{name} must hold whole numbers, got {token!r} at place {place}; call the tokenizer first")
+        if token < 0 or (vocabulary is not None and token >= vocabulary):
+            raise ValueError(
+                f"{name} must hold token ids in [0, {vocabulary or 'the vocabulary'}), got {token} at place {place}; "
+                "use the model's own tokenizer"
+            )

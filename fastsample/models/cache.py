@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any, cast
 
 import torch
@@ -12,7 +14,8 @@ from transformers.cache_utils import CacheLayerMixin
 
 from ..shared_prefix.attention import PrefixPart, TailPart
 from ..shared_prefix.prefix import PrefixLayer, SharedPrefix, lengths_of
-from ..shared_prefix.tails import Tails
+from ..shared_prefix.segments import Segment, SegmentLayer, Stored, gathered, root_of, segment_of, tail_of
+from ..shared_prefix.tails import Tails, fills_holes
 from ..shared_prefix.visibility import Rows, View
 from . import compat
 from .attention import SharingError, is_stepping
@@ -29,6 +32,34 @@ def prefix_of(cache: Any, length: int) -> SharedPrefix:
     )
 
 
+_names = count()
+
+
+@dataclass(frozen=True)
+class CacheRow:
+    """A row of the batch.
+
+    prefix: that it continues; length: tokens in its tail; base: what its tail began with, of an earlier row
+    name:   of this row alone, for ever
+    """
+
+    prefix: SharedPrefix
+    length: int = 0
+    base: Segment | None = None
+    name: int = field(default_factory=lambda: next(_names))
+
+
+class _Batch:
+    """The rows, and what follows from them. Replaced as a whole: no interrupt leaves half of it changed."""
+
+    def __init__(self, rows: Sequence[CacheRow]) -> None:
+        self.rows = tuple(rows)
+        self.lengths = [row.length for row in rows]
+        self.prefixes = list({id(row.prefix): row.prefix for row in rows}.values())
+        number = {id(prefix): g for g, prefix in enumerate(self.prefixes)}
+        self.group = [number[id(row.prefix)] for row in rows]
+
+
 class SharedCache(Cache):
     """The rows' tails, and which prefix each row continues. `template` is any prefix of the same model.
 
@@ -36,9 +67,8 @@ class SharedCache(Cache):
     """
 
     def __init__(self, template: SharedPrefix) -> None:
-        self.prefixes: list[SharedPrefix] = []
-        self.group: list[int] = []  # row -> index into prefixes
-        self.lengths: list[int] = []  # row -> tokens in its tail
+        self._batch = _Batch(())
+        self._torn: str | None = None  # why nothing can be done with it any more
         self._written: set[int] = set()  # layers that the running forward pass has reached
         self._views: dict[int | None, View] = {}  # by window
         # What `update` handed out in the running step, by the identity of the key tensor: attention must be given the
@@ -55,48 +85,87 @@ class SharedCache(Cache):
         super().__init__(layers=layers)
 
     @classmethod
-    def fork(cls, prefix: SharedPrefix, rows: int) -> SharedCache:
-        """A cache of `rows` rows that continue a prefix; costs no copy of it."""
-        cache = cls(prefix)
-        cache.add(prefix, rows)
+    def fork(cls, stored: Stored, rows: int) -> SharedCache:
+        """A cache of `rows` rows that continue a prefix or a path; costs no copy of the prefix."""
+        cache = cls(root_of(stored))
+        cache.add(stored, rows)
         return cache
 
-    def add(self, prefix: SharedPrefix, rows: int) -> None:
-        """Append `rows` rows with empty tails."""
-        if prefix not in self.prefixes:
-            self.prefixes.append(prefix)
-        self.group += [self.prefixes.index(prefix)] * rows
-        self.lengths += [0] * rows
-        self._written.clear()
+    @property
+    def rows(self) -> tuple[CacheRow, ...]:
+        """The rows, in the order of the batch."""
+        return self._batch.rows
+
+    @property
+    def prefixes(self) -> list[SharedPrefix]:
+        """The prefixes that the rows continue."""
+        return self._batch.prefixes
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens in the tail of each row."""
+        return self._batch.lengths
+
+    def add(self, stored: Stored, rows: int) -> None:
+        """Append `rows` rows: with empty tails behind a prefix, with a copy of a path's own tokens behind a path."""
+        before, prefix, segment, length = self._batch, root_of(stored), segment_of(stored), tail_of(stored)
+        first = len(before.rows)
+        for layer in self._tails:
+            layer.clear(first)
+            if segment is not None:
+                wanted = length if layer.window is None else layer.window - 1
+                layer.fill(first, rows, length, *gathered(segment, layer.index, wanted), before.lengths)
+        self._batch = _Batch((*before.rows, *(CacheRow(prefix, length, segment) for _ in range(rows))))
 
     def keep(self, order: Sequence[int]) -> None:
-        """Row i becomes what row order[i] was; the other rows leave, and so do prefixes without a row."""
+        """Row i becomes what row order[i] was; the other rows leave, and so do prefixes without a row.
+
+        Where rows leave and holes are filled from the end, an interrupted call can be made again.
+        """
+        batch = self._batch
+        if not fills_holes(order):
+            self._torn = "its rows were being put into another order when it was interrupted; make a new one"
         for layer in self._tails:
-            layer.keep(order, self.lengths)
-        self.lengths = [self.lengths[i] for i in order]
-        group = [self.group[i] for i in order]
-        used = sorted(set(group))
-        self.prefixes = [self.prefixes[g] for g in used]
-        self.group = [used.index(g) for g in group]
-        self._written.clear()
+            layer.keep(order, batch.lengths)
+        self._batch = _Batch([batch.rows[i] for i in order])
+        self._torn = None
+
+    def rewind(self, lengths: Sequence[int]) -> None:
+        """Say how many tokens the rows' tails truly have, before a step: what was written behind them is forgotten."""
+        if list(lengths) != self.lengths:
+            self._batch = _Batch([replace(row, length=length) for row, length in zip(self.rows, lengths, strict=True)])
+        self._written = set()
+
+    def copied(self, row: int) -> Stored:
+        """What a row has grown to, as a path that other rows can go on from; its own tokens are copied out."""
+        r = self.rows[row]
+        start = 0 if r.base is None else r.base.end
+        if r.length == start:
+            return r.base or r.prefix
+        layers = [SegmentLayer(*layer.taken(row, start, r.length)) if isinstance(layer, TailLayer) else None
+                  for layer in self.layers]  # fmt: skip
+        return Segment(r.prefix, r.base, r.length - start, tuple(layers))
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
         """Write the new tokens' K/V; returns the tail (for our attention) or everything (for any other)."""
+        if self._torn is not None:
+            raise RuntimeError(f"a shared cache cannot be stepped: {self._torn}")
         if not self._written or layer_idx in self._written:  # a forward pass begins (or again, after one that failed)
             self._written = set()
             self._views = {}
             self.forget()
-        layer = cast(TailLayer, self.layers[layer_idx])
+        layer, batch = cast(TailLayer, self.layers[layer_idx]), self._batch
         view = self._views.get(layer.window)
         if view is None:
-            rows = Rows(self.lengths, self.group, lengths_of(self.prefixes))
+            rows = Rows(batch.lengths, batch.group, lengths_of(batch.prefixes))
             ring = layer.ring_for(key_states.shape[2])
             view = self._views[layer.window] = View(rows, layer.window, ring, key_states)
-        layer.write(key_states, value_states, view, self.lengths)
+        layer.write(key_states, value_states, view, batch.lengths)
         result = self._part(layer, view) if is_stepping(self) else layer.everything(view)
         self._written.add(layer_idx)
         if len(self._written) == len(self._tails):
-            self.lengths = [length + key_states.shape[2] for length in self.lengths]
+            n = key_states.shape[2]
+            self._batch = _Batch([replace(row, length=row.length + n) for row in batch.rows])
             self._written = set()
         return result
 
@@ -125,7 +194,7 @@ class SharedCache(Cache):
     @property
     def positions(self) -> list[int]:
         """Each row's next position: its prefix and its tail."""
-        return [self.prefixes[g].length + length for g, length in zip(self.group, self.lengths)]
+        return [row.prefix.length + row.length for row in self.rows]
 
     @property
     def nbytes(self) -> int:

@@ -59,11 +59,14 @@ class Signature:
         """Whether the model's cache is not one of K/V, by its name; later releases have one name for all."""
         return self.cache == "cache_params"
 
-    def call(self, model: Any, ids: Any, cache: Any, positions: Any = None) -> tuple[Any, Any]:
-        """(logits of the last position [B, V], the cache that came back); positions [B, n] or None."""
+    def call(
+        self, model: Any, ids: Any, cache: Any, positions: Any = None, *, reads_all: bool = False
+    ) -> tuple[Any, Any]:
+        """(logits of the last position [B, V] or of all [B, n, V], the cache that came back); positions [B, n]."""
         more = {} if positions is None or not self.takes_positions else {"position_ids": positions}
-        out = model(input_ids=ids, **{self.cache: cache}, **self.options, **more)
-        return out.logits[:, -1], getattr(out, self.cache, None)
+        options = _of_all(self.options) if reads_all else self.options
+        out = model(input_ids=ids, **{self.cache: cache}, **options, **more)
+        return out.logits if reads_all else out.logits[:, -1], getattr(out, self.cache, None)
 
 
 def last_logits(model: Any, ids: Any) -> Any:
@@ -72,8 +75,18 @@ def last_logits(model: Any, ids: Any) -> Any:
     return model(input_ids=ids, use_cache=False, **options).logits[:, -1]
 
 
+def all_logits(model: Any, ids: Any) -> Any:
+    """[B, n, V]: the logits after each token of ids [B, n], read as a whole and without a cache."""
+    options = _of_all(_options(inspect.signature(model.forward).parameters))
+    return model(input_ids=ids, use_cache=False, **options).logits
+
+
 def _options(names: Mapping[str, Any]) -> dict[str, Any]:
     return {"return_dict": True} | ({"logits_to_keep": 1} if "logits_to_keep" in names else {})
+
+
+def _of_all(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name != "logits_to_keep"}  # without it: all positions
 
 
 # --- attention -------------------------------------------------------------------------------------------------------
@@ -153,6 +166,31 @@ def is_plain_attention(layer: Any) -> bool:
     return is_attention and not any(
         hasattr(layer, name) for name in ("conv_states", "recurrent_states", "update_indexer", "_quantize")
     )
+
+
+def copied_cache(cache: Any) -> Any:
+    """A cache of its own over the same K/V: what is done to it leaves the other as it was.
+
+    Layers of attention put new tensors into the place of old ones, so that theirs are shared; whatever else a cache
+    holds is written to in place, and copied.
+    """
+    layers = getattr(cache, "layers", None)
+    if not isinstance(layers, list) or not layers:
+        return copy.deepcopy(cache)
+    copied = copy.copy(cache)
+    copied.layers = [copy.copy(x) if is_plain_attention(x) else copy.deepcopy(x) for x in layers]
+    return copied
+
+
+def cut_cache(cache: Any, length: int) -> Any:
+    """A copy of a cache of one row with its first `length` tokens; None where it cannot be cut, as with a window."""
+    copied = copied_cache(cache)
+    for layer in copied.layers if isinstance(getattr(copied, "layers", None), list) else (None,):
+        if layer is None or not is_plain_attention(layer) or window_of(layer) is not None:
+            return None
+        if not holds_nothing(layer):
+            layer.keys, layer.values = (t[:, :, :length].clone() for t in (layer.keys, layer.values))
+    return copied
 
 
 def holds_nothing(layer: Any) -> bool:

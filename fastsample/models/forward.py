@@ -16,11 +16,21 @@ OnPrefill = Callable[[int, int], None]  # (tokens read, tokens of the prompt)
 
 @dataclass(eq=False)
 class Prefix:
-    """One prefilled prompt: its length in tokens, the logits after its last token ([1, V]) and its cache."""
+    """What rows go on from: a prefilled prompt, or a path behind one.
+
+    length: in tokens, from the beginning; logits: [1, V], after the last of them; cache: K/V, as the runner keeps them
+    root:   the prompt's own, where this is a path behind it
+    """
 
     length: int
     logits: torch.Tensor
     cache: Any
+    root: Prefix | None = None
+
+    @property
+    def prompt(self) -> Prefix:
+        """The prompt's own."""
+        return self if self.root is None else self.root
 
 
 class Forward:
@@ -49,16 +59,24 @@ class Forward:
             self.twin.renew()
 
     def __call__(
-        self, ids: torch.Tensor, cache: Any, positions: torch.Tensor | None = None, attention: str | None = None
+        self,
+        ids: torch.Tensor,
+        cache: Any,
+        positions: torch.Tensor | None = None,
+        attention: str | None = None,
+        *,
+        reads_all: bool = False,
     ) -> tuple[torch.Tensor, Any]:
         """One forward pass.
 
         ids: [B, n] int64; cache: None lets the model make its own; positions: [B, n] int64 or None
         attention: the name of an attention implementation; None is the model's own
-        returns: the logits of the last position, [B, V], and the cache
+        returns: the logits of the last position, [B, V], or of all, [B, n, V], where `reads_all`; and the cache
         raises:  compat.UnknownModelError where another cache comes back than was given
         """
-        logits, returned = self.signature.call(self.twin.attend_by(attention), ids, cache, positions)
+        logits, returned = self.signature.call(
+            self.twin.attend_by(attention), ids, cache, positions, reads_all=reads_all
+        )
         if returned is None or (cache is not None and returned is not cache):
             what = "no cache" if returned is None else "another cache than it was given"
             raise compat.UnknownModelError(f"{type(self.model).__name__} gives back {what}")
@@ -78,5 +96,5 @@ class Forward:
             logits, cache = self(ids[:, start : start + size], cache)
             if progress is not None:
                 progress(min(start + size, total), total)
-        # A copy: the view would keep the block's logits alive in models that cannot be asked for one position.
+        # A copy: a view would keep the block's logits alive in models that cannot be asked for one position.
         return Prefix(total, logits.clone(), cache)

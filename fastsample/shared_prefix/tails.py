@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .sizes import allocated, ring_of
+from .sizes import allocated, ring_of, whole
 from .visibility import View
 
 
@@ -41,10 +41,7 @@ class Tails:
     def write(self, k: Tensor, v: Tensor, view: View, lengths: Sequence[int]) -> None:
         """Store the new tokens' k, v [B, H_kv, n, D] behind tails of these lengths."""
         B = k.shape[0]
-        if not self.has_storage:
-            self.keys, self.values = (t.new_empty(B, t.shape[1], 0, t.shape[3]) for t in (k, v))
-            self.has_storage = True
-        self._make_room(B, view, lengths)
+        self._make_room(k, v, B, view.columns, view.ring, lengths)
         if view.is_plain:
             place = (view.end - 1) % (view.ring or view.end)
             self.keys[:B, :, place] = k[:, :, 0]
@@ -54,6 +51,33 @@ class Tails:
             self.keys[row, :, view.places] = k.transpose(1, 2)
             self.values[row, :, view.places] = v.transpose(1, 2)
 
+    def fill(self, first: int, count: int, end: int, k: Tensor, v: Tensor, lengths: Sequence[int]) -> None:
+        """Let rows first ... first + count - 1 begin with tails of `end` tokens, of which k, v [1, H_kv, n, D] are the
+        last; lengths: of the rows before them."""
+        columns = whole(end) if k.device.type == "cpu" else end
+        self._make_room(
+            k, v, first + count, columns if self.ring is None else min(columns, self.ring), self.ring, lengths
+        )
+        n = min(k.shape[2], end if self.ring is None else self.ring)
+        places = torch.arange(end - n, end, device=k.device)
+        places = places if self.ring is None else places % self.ring
+        self.keys[first : first + count, :, places] = k[:, :, -n:]
+        self.values[first : first + count, :, places] = v[:, :, -n:]
+
+    def clear(self, first: int) -> None:
+        """Forget what rows that have left wrote into the places from `first` on: a masked NaN would still be one."""
+        if self.has_storage:
+            self.keys[first:].zero_()
+            self.values[first:].zero_()
+
+    def taken(self, row: int, start: int, end: int) -> tuple[Tensor, Tensor]:
+        """A copy of a row's tokens start ... end - 1, [1, H_kv, n, D] each; of a layer with a window, what a later
+        token can see of them and one more, so that the last of them can be read again."""
+        first = start if self.window is None else max(start, end - self.window)
+        places = torch.arange(first, end, device=self.keys.device)
+        places = places if self.ring is None else places % self.ring
+        return self.keys[row : row + 1, :, places], self.values[row : row + 1, :, places]
+
     def in_order(self, rows: int, end: int) -> tuple[Tensor, Tensor, bool]:
         """The tails of rows of one length `end`, oldest token first, and whether the ring has lost their first one."""
         keys, values = self.keys[:rows], self.values[:rows]
@@ -62,32 +86,50 @@ class Tails:
         return keys[:, :, :end], values[:, :, :end], False
 
     def keep(self, order: Sequence[int], lengths: Sequence[int]) -> None:
-        """Row i becomes what row order[i] was; lengths: of the tails before."""
+        """Row i becomes what row order[i] was; lengths: of the tails before.
+
+        Where `fills_holes(order)`, the rows that stay are still where they were: it can be done again.
+        """
         if not self.has_storage:
             return
-        moves = [(i, source) for i, source in enumerate(order) if i != source and source < self.keys.shape[0]]
-        if all(source >= len(order) for _, source in moves):  # holes filled from the end: nothing is overwritten
-            for i, source in moves:
-                used = lengths[source]  # or all columns, where a ring has fewer
-                self.keys[i, :, :used] = self.keys[source, :, :used]
-                self.values[i, :, :used] = self.values[source, :, :used]
+        if fills_holes(order):
+            for i, source in enumerate(order):
+                if i != source and source < self.keys.shape[0]:
+                    used = lengths[source]  # or all columns, where a ring has fewer
+                    self.keys[i, :, :used] = self.keys[source, :, :used]
+                    self.values[i, :, :used] = self.values[source, :, :used]
         else:
             last = self.keys.shape[0] - 1  # rows added since the last step have no storage yet, and an empty tail
             index = torch.tensor([min(i, last) for i in order], device=self.keys.device)
-            self.keys, self.values = self.keys[index], self.values[index]
+            self._swap(self.keys[index], self.values[index], self.ring)
         if not order:
-            self.keys, self.values = self.keys[:0].clone(), self.values[:0].clone()
+            self._swap(self.keys[:0].clone(), self.values[:0].clone(), self.ring)
 
-    def _make_room(self, rows: int, view: View, lengths: Sequence[int]) -> None:
+    def _make_room(
+        self, k: Tensor, v: Tensor, rows: int, columns: int, ring: int | None, lengths: Sequence[int]
+    ) -> None:
         """Storage for so many rows and columns: exactly the rows needed, twice the columns, at most the ring's."""
-        have_rows, _, have, _ = self.keys.shape
-        if rows > have_rows or view.columns > have:
+        if not self.has_storage:
+            keys, values = (t.new_empty(0, t.shape[1], 0, t.shape[3]) for t in (k, v))
+        else:
+            keys, values = self.keys, self.values
+        have_rows, _, have, _ = keys.shape
+        if rows > have_rows or columns > have:
             places = None
-            if self.ring != view.ring and max(lengths) > have:  # what has gone round the old ring moves
-                places = _places(lengths[:have_rows], have, view.ring, self.keys.device)
-            size = max(rows, have_rows), max(have, allocated(view.columns, view.ring))
-            self.keys, self.values = _larger(self.keys, *size, places), _larger(self.values, *size, places)
-        self.ring = view.ring
+            if self.ring != ring and max(lengths, default=0) > have:  # what has gone round the old ring moves
+                places = _places(lengths[:have_rows], have, ring, keys.device)
+            size = max(rows, have_rows), max(have, allocated(columns, ring))
+            keys, values = _larger(keys, *size, places), _larger(values, *size, places)
+        self._swap(keys, values, ring)
+
+    def _swap(self, keys: Tensor, values: Tensor, ring: int | None) -> None:
+        # One call: an interrupt cannot leave keys of one size beside values of another.
+        vars(self).update(keys=keys, values=values, ring=ring, has_storage=True)
+
+
+def fills_holes(order: Sequence[int]) -> bool:
+    """Whether the rows that move come from the end, into places of rows that leave: no row that stays is written to."""
+    return all(i == source or source >= len(order) for i, source in enumerate(order))
 
 
 def _places(lengths: Sequence[int], old: int, new: int | None, device: torch.device) -> Tensor:

@@ -69,10 +69,10 @@ def test_one_engine_in_two_threads_is_refused(monkeypatch):
     inside, may_go_on = threading.Event(), threading.Event()
     step = engine.runner.step
 
-    def slow(tokens):
+    def slow(*arguments):
         inside.set()
         assert may_go_on.wait(10)
-        return step(tokens)
+        return step(*arguments)
 
     monkeypatch.setattr(engine.runner, "step", slow)
     samples = engine.submit(REQUESTS)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from ...models.forward import Prefix
+from ...sampling.api import sample
 from ...sampling.contract import STATUS, row_status
 from ...token_stats import TokenStats
 from ..base import Sample
 from .detokenizer import Detokenizer
+from .legs import Delimiters
 
 COLUMNS = (
     ("temperature", torch.float32),
@@ -27,38 +29,102 @@ COLUMNS = (
 
 @dataclass(eq=False)
 class Row:
-    """A sample in the batch: what it continues, its text so far, what ends it."""
+    """A sample in the batch: what it continues, its text so far, what ends it.
+
+    name:   of the runner's row
+    prefix: its request's prompt and what was appended to it
+    limit:  tokens that may be drawn
+    ending: how it has ended, while it waits for the step that closes it
+    """
 
     sample: Sample
+    name: int
     prefix: Prefix
     detokenizer: Detokenizer
+    delimiters: Delimiters
     eos: frozenset[int]
     limit: int
-    failure: str | None = None  # why no token can be drawn for it any more
+    ending: str | None = None
+
+    @property
+    def drawn(self) -> int:
+        """The sample's tokens that were not appended."""
+        return len(self.sample.tokens) - self.sample.appended
+
+    @property
+    def position(self) -> int:
+        """Of the next token in prompt and sample."""
+        return len(self.sample.request.prompt) + len(self.sample.tokens)
 
 
-def first_logits(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-    """The rows' prefixes' last logits, one row a prefix ([G, V]), and which of them each row reads ([B])."""
-    prefixes = list({id(row.prefix): row.prefix for row in rows}.values())
-    place = {id(prefix): g for g, prefix in enumerate(prefixes)}
-    logits = torch.cat([p.logits for p in prefixes])
-    return logits, torch.tensor([place[id(row.prefix)] for row in rows], device=logits.device)
+@dataclass(frozen=True)
+class Drawn:
+    """A token and its statistics, or why there is none."""
+
+    token: int = -1
+    stats: TokenStats | None = None
+    failure: str | None = None
 
 
-def columns_of(rows: Sequence[Row], device: torch.device) -> dict[str, Any]:
-    """The arguments of `sample` for these rows, [B] each."""
-    requests = [row.sample.request for row in rows]
-    columns: dict[str, Any] = {
-        name: torch.tensor([getattr(r, name) for r in requests], dtype=dtype, device=device) for name, dtype in COLUMNS
-    }
-    positions = [len(row.sample.request.prompt) + len(row.sample.tokens) for row in rows]
-    columns["position"] = torch.tensor(positions, dtype=torch.int64, device=device)
-    return columns
+@dataclass(eq=False)
+class Columns:
+    """The parameters of `sample` for some rows, kept as long as the rows are the same; rows: their names."""
+
+    rows: list[int] = field(default_factory=list)
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def of(self, rows: Sequence[Row], device: torch.device) -> dict[str, Any]:
+        """The arguments of `sample` for these rows, [B] each."""
+        names = [row.name for row in rows]
+        if names != self.rows:
+            requests = [row.sample.request for row in rows]
+            values: dict[str, Any] = {
+                name: torch.tensor([getattr(r, name) for r in requests], dtype=dtype, device=device)
+                for name, dtype in COLUMNS
+            }
+            vars(self).update(rows=names, values=values)  # one call: no interrupt parts the two
+        return self.values | {"position": torch.tensor([row.position for row in rows], device=device)}
 
 
-def is_edited(s: Sample) -> bool:
-    """Whether something changes the model's row before the draw: a processor, or EOS forbidden for now."""
-    return bool(s.request.logits_processor) or len(s.tokens) < s.request.min_new_tokens
+def first_logits(prefixes: Sequence[Prefix]) -> tuple[Tensor, Tensor]:
+    """The prefixes' last logits, one row for each of them ([G, V]), and which of them each place reads ([B])."""
+    different = list({id(prefix): prefix for prefix in prefixes}.values())
+    place = {id(prefix): g for g, prefix in enumerate(different)}
+    logits = torch.cat([p.logits for p in different])
+    return logits, torch.tensor([place[id(prefix)] for prefix in prefixes], device=logits.device)
+
+
+def draw(rows: Sequence[Row], logits: Tensor, indices: Tensor | None, columns: Columns) -> list[Drawn]:
+    """A token and its statistics for every row; row b reads logits[b] or logits[indices[b]] of [N, V]."""
+    raw: dict[int, RawRow] = {}
+    failures: dict[int, str] = {}
+    if any(is_edited(row) for row in rows):
+        logits, raw, failures = edit_all(rows, logits, indices)
+        indices = None
+    arguments = columns.of(rows, logits.device)
+    try:
+        tokens, stats = sample(logits, indices=indices, return_stats=True, **arguments)
+    except ValueError:  # rows without a valid logit, on a CPU; elsewhere their token is -1
+        logits, found = without_invalid(len(rows), logits, indices)
+        failures = found | failures
+        tokens, stats = sample(logits, indices=indices, return_stats=True, **arguments)
+    chosen = tokens.tolist()
+    if min(chosen) < 0:
+        failures = without_invalid(len(rows), logits, indices)[1] | failures
+    columns_of_stats = (column.tolist() for column in stats[: len(TokenStats._fields)])
+    known = [TokenStats(*values) for values in zip(*columns_of_stats)]
+    for b, before in raw.items():
+        known[b] = before.stats_of(chosen[b], known[b].logprob)
+    return [
+        Drawn(failure=failures[b]) if b in failures else Drawn(token, token_stats)
+        for b, (token, token_stats) in enumerate(zip(chosen, known))
+    ]
+
+
+def is_edited(row: Row) -> bool:
+    """Whether something changes the model's row before the draw: a processor, or an end forbidden for now."""
+    request = row.sample.request
+    return bool(request.logits_processor) or row.drawn < request.min_new_tokens
 
 
 def edit(scores: Tensor, row: Row) -> Tensor:
@@ -67,41 +133,44 @@ def edit(scores: Tensor, row: Row) -> Tensor:
     if request.logits_processor:
         ids = torch.tensor([[*request.prompt, *tokens]], device=scores.device)
         scores = request.logits_processor(cast(Any, ids), cast(Any, scores[None].clone()))[0]
-    if len(tokens) < request.min_new_tokens and row.eos:
-        scores = scores.index_fill(0, torch.tensor(sorted(row.eos), device=scores.device), -torch.inf)
+    ends = sorted(row.eos | set(request.until_ids))
+    if row.drawn < request.min_new_tokens and ends:
+        scores = scores.index_fill(0, torch.tensor(ends, device=scores.device), -torch.inf)
     return scores
 
 
-def edit_all(rows: Sequence[Row], logits: Tensor, indices: Tensor | None) -> tuple[Tensor, dict[int, RawRow]]:
-    """The rows' logits [B, V] as their requests edit them, and what the edited ones were before, by row.
+def edit_all(
+    rows: Sequence[Row], logits: Tensor, indices: Tensor | None
+) -> tuple[Tensor, dict[int, RawRow], dict[int, str]]:
+    """The rows' logits [B, V] as their requests edit them, what the edited ones were before, and which edits failed.
 
-    logits: [N, V], of which row b reads logits[b] or logits[indices[b]]; a copy is edited. A row whose own processor
-    raises is marked as failed.
+    logits: [N, V], of which row b reads logits[b] or logits[indices[b]]; a copy is edited. By row in both dictionaries.
     """
     # A copy of our own, and a plain tensor: what inference mode made cannot be written to outside of it.
-    logits, raw = logits.clone() if indices is None else logits[indices].clone(), {}
+    logits = logits.clone() if indices is None else logits[indices].clone()
+    raw, failures = {}, {}
     for b, row in enumerate(rows):
-        if is_edited(row.sample):
+        if is_edited(row):
             raw[b] = RawRow.of(logits[b])
             try:
                 logits[b] = edit(logits[b], row)
             except Exception as error:  # of somebody else's processor: it ends its own sample, not the batch
-                row.failure = f"a logits processor failed: {type(error).__name__}: {error}"
-    return logits, raw
+                failures[b] = f"a logits processor failed: {type(error).__name__}: {error}"
+    return logits, raw, failures
 
 
-def mark_invalid(rows: Sequence[Row], logits: Tensor, indices: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Mark the rows that nothing can be drawn from as failed; returns logits and indices with zeros in their place."""
+def without_invalid(rows: int, logits: Tensor, indices: Tensor | None) -> tuple[Tensor, dict[int, str]]:
+    """logits with zeros for what nothing can be drawn from, and why, by row."""
     status = [row_status(line) for line in logits]
-    places = range(len(rows)) if indices is None else indices.tolist()
-    for row, place in zip(rows, places):
-        if status[place]:
-            row.failure = (
-                row.failure or f"the model's logits for it must be finite or -inf, the row {STATUS[status[place]]}"
-            )
+    places = range(rows) if indices is None else indices.tolist()
+    failures = {
+        b: f"the model's logits for it must be finite or -inf, the row {STATUS[status[place]]}"
+        for b, place in enumerate(places)
+        if status[place]
+    }
     logits = logits.clone()
     logits[[i for i, code in enumerate(status) if code]] = 0
-    return logits, indices
+    return logits, failures
 
 
 @dataclass(eq=False)

@@ -5,13 +5,18 @@ from (seed, stream, position), where position is the token's index in prompt + s
 The model's own arithmetic may still round a row differently in another batch, and so turn a draw that stands on the
 edge. On the CPU it does not, in float32 and bfloat16: a row's logits are the same bits in every batch of two rows or
 more, and with `prepack=True` alone too (models without soft-capping and without a window shorter than the text).
+
+A text may be written leg by leg: what a leg has computed is parked, and continued by any number of further requests,
+each with its own stream. Positions go on counting, so that the same stream writes the text that one request would have.
+
+Every call may be interrupted at any line and gone on after: what a step makes of the rows is worked out aside, noted in
+one assignment, and written down from the note, again by the next call if need be.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,14 +26,16 @@ from torch import Tensor
 from ... import fallback
 from ...models.config import check_model, context_length, eos_of, vocabulary, weights_version
 from ...models.forward import Prefix
-from ...sampling.api import sample
-from ...token_stats import TokenStats
 from ...torch_ops import onednn
-from ..base import Request, Sample, Traits, numbered
-from ..checks import check_request
-from .batch import RawRow, Row, columns_of, edit_all, first_logits, is_edited, mark_invalid
+from ..base import Parked, Request, Sample, Traits, numbered
+from ..checks import check_ids, check_request
+from .batch import Columns, Row, draw, first_logits
 from .detokenizer import Detokenizer
-from .memory import is_out_of_memory, memory_plan_of
+from .legs import Delimiters
+from .memory import memory_explained
+from .outcome import Outcome, Refused, after_draw, appended, closed, gone
+from .parked import KeptPath, ReleasedError, path_of, prefix_after
+from .prompts import Prompts, extended
 from .runners import Runner
 from .selection import runner_for, service_for
 
@@ -77,7 +84,7 @@ class LocalEngine:
         self.prepack = prepack
         self.runner = runner_for(model, prepack=prepack) if runner is None else runner
         reason = service_for(model).reason if runner is None else None
-        self.traits = Traits(self.runner.name, str(getattr(model, "name_or_path", "")), reason=reason)
+        self.traits = Traits(self.runner.name, str(getattr(model, "name_or_path", "")), reason=reason, parks=True)
         if prepack and onednn.why_not(model) is None and not onednn.rounds_alike(model.dtype):
             fallback.warn(
                 "prepack promises the same bits in any batch, and this torch rounds a row differently in small ones: "
@@ -90,12 +97,13 @@ class LocalEngine:
         self.waiting: list[Sample] = []
         self._submitted = 0
         self._rows: list[Row] = []
-        self._prefixes: dict[tuple[int, ...], Prefix] = {}
-        self._weights = weights_version(model)
-        self._finished: list[Sample] = []  # of a step that failed after they had ended: told by the next one
+        self._prompts = Prompts(model, self.runner)
         self._eos = eos_of(model, tokenizer)
-        self._logits: Tensor | None = None  # of a forward pass whose draw failed: drawn from again by the next step
-        self._columns: dict[str, Any] | None = None  # the sampling parameters of the rows; None after a change
+        self._columns = Columns()
+        self._logits: Tensor | None = None  # of a forward pass whose tokens are still to be drawn
+        self._finished: list[Sample] = []  # that a step is still to return
+        self._pieces: list[tuple[Sample, str]] = []  # that are still to be told
+        self._noted: tuple[Sequence[Outcome | Refused], dict[str, Any]] | None = None  # what is to be written down
         self._lock = threading.RLock()
 
     @property
@@ -110,58 +118,87 @@ class LocalEngine:
 
     def submit(self, requests: Iterable[Request]) -> list[Sample]:
         """Queue the requests, in order; returns their samples at once. Nothing is queued if one of them is refused."""
-        with self._one_thread():
-            samples = [Sample(request) for request in numbered(requests, self._submitted)]
-            for s in samples:
-                check_request(s.request, self.context, self.tokenizer, self.vocabulary)
-            self.waiting += samples
-            self._submitted += len(samples)
+        with self._alone():
+            self._settle()
+            samples = []
+            for request in numbered(requests, self._submitted):
+                check_request(request, self.context, self.tokenizer, self.vocabulary)
+                if request.after is not None:
+                    prefix_after(request, self.runner, weights_version(self.model))
+                samples.append(Sample(request, appended=len(request.append)))
+            vars(self).update(waiting=self.waiting + samples, _submitted=self._submitted + len(samples))
             return samples
 
     def cancel(self, samples: Iterable[Sample]) -> None:
         """Take samples out of the batch or the queue at once; finished ones are left as they are."""
-        with self._one_thread():
+        with self._alone():
+            self._settle()
             unwanted = {id(s): s for s in samples if s.finish is None}
-            self.waiting = [s for s in self.waiting if id(s) not in unwanted]
-            for row in self._rows:
-                if id(row.sample) in unwanted:
-                    row.detokenizer.finish(row.sample.tokens)
-                    row.sample.text = row.detokenizer.text
+            rows = [row for row in self._rows if id(row.sample) in unwanted]
+            for row in rows:
+                gone(row).write()
             for s in unwanted.values():
                 s.finish = "cancelled"
-            self._retire()
+            self._tidy()
+
+    def release(self, parked: Iterable[Parked]) -> None:
+        """Let go of the memory of parked paths; one that is asked for again is then a ValueError."""
+        with self._alone():
+            self._settle()
+            for path in parked:
+                path_of(path).release()
+
+    def read(self, parked: Parked, tokens: Sequence[int]) -> list[float]:
+        """The log-probability of each of these tokens behind a parked path, in nats, nothing drawn; `parked` stays.
+
+        raises: ValueError for a released path or tokens beyond the context
+        """
+        with self._alone():
+            self._settle()
+            check_ids("tokens", tokens, self.vocabulary)
+            if parked.length + len(tokens) > self.context:
+                raise ValueError(
+                    f"tokens must end within the model's context: {self.context} tokens leave "
+                    f"{self.context - parked.length} behind the path, got {len(tokens)}; shorten them"
+                )
+            prefix = path_of(parked).prefix(self.runner, weights_version(self.model))
+            if not len(tokens):
+                return []
+            logits = self.runner.read(prefix, tokens).float().log_softmax(-1)
+            return [float(logits[i, token]) for i, token in enumerate(tokens)]
+
+    def cut(self, parked: Parked, kept: int) -> Parked:
+        """The first ids of a parked path, parked for themselves; its `note` says where they had to be read again.
+
+        raises: ValueError for a released path or a number of ids that it does not have
+        """
+        with self._alone():
+            self._settle()
+            path = path_of(parked)
+            if not 1 <= kept <= path.length:
+                raise ValueError(f"kept must be in [1, {path.length}], the ids of the parked path, got {kept}")
+            weights, ids = weights_version(self.model), path.ids[:kept]
+            prefix, note = path.prefix(self.runner, weights), None
+            if kept < path.length:
+                prefix, note = self.runner.cut(prefix, ids, self.prefill_block)
+            return KeptPath(self.runner, prefix, ids, weights, note)
 
     def step(self) -> list[Sample]:
         """One forward pass for all rows, after new rows took the free slots and drew their first token.
 
         returns: the samples that it finished
         """
-        with self._one_thread():
-            return self._step()
-
-    def _step(self) -> list[Sample]:
-        fresh = self._admit() if self._logits is None else []
-        if fresh:
-            try:
-                self._draw(fresh, *first_logits(fresh))
-            except BaseException:
-                self._put_back(fresh)
-                raise
-        pieces = self._take_in(fresh)
-        if self._rows:
-            if self._logits is None:
-                last = [row.sample.tokens[-1] for row in self._rows]
-                with self._memory_explained():
-                    self._logits = self.runner.step(torch.tensor(last, device=self.runner.device))
-                self.steps += 1
-            self._draw(self._rows, self._logits, None)
-            self._logits = None
-            pieces += self._take_in(self._rows)
-        finished, self._finished = self._finished, []
-        if self.on_piece is not None:
-            for s, piece in pieces:
-                self.on_piece(s, piece)
-        return finished
+        with self._alone():
+            self._settle()
+            with memory_explained(self.model, self._asked, is_packed=self.prepack):
+                if self._logits is None:
+                    self._admit()
+                if self._rows:
+                    self._go_on()
+            while self.on_piece is not None and self._pieces:
+                self.on_piece(*self._pieces.pop(0))
+            finished, self._finished, self._pieces = self._finished, [], []
+            return finished
 
     def run(self) -> list[Sample]:
         """Step until nothing is left; returns the samples in the order in which they finished."""
@@ -174,163 +211,147 @@ class LocalEngine:
         """Forget what was read and packed with the model's weights, for changes that torch does not count.
 
         Needed after writes through `.data`, and to weights that were loaded in inference mode; all others are seen.
+        Parked paths cannot be continued afterwards.
         raises: RuntimeError while samples are being written
         """
-        with self._one_thread():
+        with self._alone():
+            self._settle()
             if self._rows:
                 raise RuntimeError(
                     f"refresh needs an engine that writes nothing, got {len(self._rows)} "
                     f"sample{'s' * (len(self._rows) > 1)} in the batch; run or cancel them first"
                 )
-            self._prefixes = {}
             kind: Any = type(self.runner)
-            self.runner = kind(self.model, prepack=self.prepack)
+            runner = kind(self.model, prepack=self.prepack)
+            vars(self).update(runner=runner, _prompts=Prompts(self.model, runner))
 
-    def _admit(self) -> list[Row]:
+    def _go_on(self) -> None:
+        """A forward pass, unless its logits are there already, and what becomes of every row."""
+        rows = self._rows
+        logits = self._logits
+        if logits is None:
+            last = [row.sample.tokens[-1] for row in rows]
+            lengths = [row.position - 1 - row.prefix.length for row in rows]
+            logits = self.runner.step(torch.tensor(last, device=self.runner.device), lengths)
+            vars(self).update(_logits=logits, steps=self.steps + 1)
+        writing = [b for b, row in enumerate(rows) if row.ending is None]
+        outcomes = [closed(row, self._park(row, b, logits)) for b, row in enumerate(rows) if row.ending is not None]
+        if writing:
+            indices = None if len(writing) == len(rows) else torch.tensor(writing, device=logits.device)
+            drawn = draw([rows[b] for b in writing], logits, indices, self._columns)
+            for b, token in zip(writing, drawn):
+                outcomes.append(after_draw(rows[b], token))
+                if outcomes[-1].is_kept_as_it_is:  # the token that ended it was not read, and is not to be
+                    outcomes[-1].parked = self._park(rows[b], b, logits)
+        self._note(outcomes, _logits=None)
+
+    def _admit(self) -> None:
+        """Give free slots to those that wait, and draw the first token of each."""
         free = self.slots - len(self._rows)
         # A fork of its own for every freed slot would cost an expanded cache one forward pass a row.
         if not self.waiting or (not self.runner.is_shared and self._rows and free < max(1, self.slots // 4)):
-            return []
+            return
         admitted = self.waiting[:free]
-        weights = weights_version(self.model)
-        if weights != self._weights:  # a prompt that was read with other weights is read again
-            self._prefixes, self._weights = {}, weights
-        wanted = {s.request.prompt for s in self.waiting} | {r.sample.request.prompt for r in self._rows}
-        self._prefixes = {p: prefix for p, prefix in self._prefixes.items() if p in wanted}
-        for s in admitted:
-            prompt = s.request.prompt
-            if prompt not in self._prefixes:
-                progress = None if self.on_prefill is None else partial(self.on_prefill, prompt)
-                with self._memory_explained():
-                    self._prefixes[prompt] = self.runner.prefill(prompt, self.prefill_block, progress)
-                self.prefill_tokens += len(prompt)
-        fresh = []
+        self._prompts.keep_only([*self.running, *self.waiting])
+        bases = [(s, self._prefix_of(s)) for s in admitted]
+        self.prefill_tokens = self._prompts.tokens
+        refused = [base for _, base in bases if isinstance(base, Refused)]
+        ready = [(s, base) for s, base in bases if isinstance(base, Prefix)]
+        prefixes, passes = extended(self.runner, [(base, s.request.append) for s, base in ready])
+        fresh: list[Row] = []
         try:
-            for prompt in dict.fromkeys(s.request.prompt for s in admitted):
-                joining = [s for s in admitted if s.request.prompt == prompt]
-                with self._memory_explained():
-                    self.runner.add(self._prefixes[prompt], len(joining))
-                fresh += [self._row(s) for s in joining]
+            for prefix in dict.fromkeys(prefixes):
+                joining = [s for (s, _), p in zip(ready, prefixes) if p is prefix]
+                self.runner.add(prefix, len(joining))
+                fresh += [self._row(s, name, prefix) for s, name in zip(joining, self.runner.rows[-len(joining) :])]
+            outcomes = self._begun(fresh) if fresh else []
         except BaseException:
-            self.runner.keep(range(len(self._rows)))
+            self._tidy()
             raise
-        self.waiting = self.waiting[len(admitted) :]
-        self._rows += fresh
-        self._columns = None
-        return fresh
+        self._note(
+            [*refused, *outcomes],
+            _rows=self._rows + fresh,
+            waiting=self.waiting[len(admitted) :],
+            steps=self.steps + passes,
+        )
 
-    def _put_back(self, fresh: Sequence[Row]) -> None:
-        """Undo an admission whose first draw failed: the samples wait again, in front."""
-        self._rows = self._rows[: len(self._rows) - len(fresh)]
-        self.runner.keep(range(len(self._rows)))
-        self.waiting = [row.sample for row in fresh] + self.waiting
-        self._columns = None
+    def _begun(self, fresh: Sequence[Row]) -> list[Outcome]:
+        """The first token of new rows, behind what was appended to them."""
+        beginnings = [appended(row) for row in fresh]
+        for beginning in beginnings:
+            beginning.write()
+        drawn = draw(fresh, *first_logits([row.prefix for row in fresh]), self._columns)
+        outcomes = [after_draw(row, token, b.piece) for row, token, b in zip(fresh, drawn, beginnings)]
+        for row, o in zip(fresh, outcomes):
+            if o.is_kept_as_it_is:
+                o.parked = self._kept(row, row.prefix)
+        return outcomes
 
-    @contextmanager
-    def _one_thread(self) -> Iterator[None]:
-        if not self._lock.acquire(blocking=False):
-            raise RuntimeError(
-                "an engine serves one thread at a time, and another thread is inside this one; "
-                "give each thread an engine of its own, they may share the model"
-            )
-        try:
-            yield
-        finally:
-            self._lock.release()
+    def _prefix_of(self, s: Sample) -> Prefix | Refused:
+        request = s.request
+        if request.after is not None:
+            try:
+                return prefix_after(request, self.runner, self._prompts.weights)
+            except ReleasedError as error:  # while it waited
+                return Refused(s, str(error))
+        progress = None if self.on_prefill is None else partial(self.on_prefill, request.prompt)
+        return self._prompts.read(request.prompt, self.prefill_block, progress)
 
-    @contextmanager
-    def _memory_explained(self) -> Iterator[None]:
-        try:
-            yield
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            asked = [*self.running, *self.waiting[: self.slots - len(self._rows)]]
-            plan = memory_plan_of(
-                self.model,
-                prompt_tokens=max(len(s.request.prompt) for s in asked),
-                samples=len(asked),
-                max_new_tokens=max(s.request.max_new_tokens for s in asked),
-                packed=onednn.packed_bytes(self.model) if self.prepack else 0,
-            )
-            raise MemoryError(
-                f"memory must hold the batch, got {plan.sentence()}; lower slots or the samples"
-            ) from error
-
-    def _row(self, s: Sample) -> Row:
+    def _row(self, s: Sample, name: int, prefix: Prefix) -> Row:
         request = s.request
         eos = self._eos if request.eos is None else frozenset(request.eos)
-        limit = min(request.max_new_tokens, self.context - len(request.prompt))
-        return Row(s, self._prefixes[request.prompt], Detokenizer(self.tokenizer, request.stop), eos, limit)
+        limit = min(request.max_new_tokens, self.context - prefix.length)
+        before = () if request.after is None else request.prompt[prefix.prompt.length :]
+        detokenizer = Detokenizer(self.tokenizer, request.stop, before)
+        return Row(s, name, prefix, detokenizer, Delimiters(request.until, request.legs), eos, limit)
 
-    def _draw(self, rows: Sequence[Row], logits: Tensor, indices: Tensor | None) -> None:
-        """Append a token and its statistics to every row; row b reads logits[b] or logits[indices[b]] of [N, V]."""
-        raw: dict[int, RawRow] = {}
-        if any(is_edited(row.sample) for row in rows):
-            (logits, raw), indices = edit_all(rows, logits, indices), None
-        if self._columns is None or len(rows) != len(self._rows):
-            columns = columns_of(rows, logits.device)
-            if len(rows) == len(self._rows):
-                self._columns = columns
-        else:
-            columns = self._columns
-        try:
-            tokens, stats = sample(logits, indices=indices, return_stats=True, **columns)
-        except ValueError:  # rows without a valid logit, on a CPU; elsewhere their token is -1
-            logits, indices = mark_invalid(rows, logits, indices)
-            tokens, stats = sample(logits, indices=indices, return_stats=True, **columns)
-        columns["position"] += 1
-        chosen = tokens.tolist()
-        if min(chosen) < 0:
-            mark_invalid(rows, logits, indices)
-        columns_of_stats = (column.tolist() for column in stats[: len(TokenStats._fields)])
-        drawn = [TokenStats(*values) for values in zip(*columns_of_stats)]
-        for b, before in raw.items():
-            drawn[b] = before.stats_of(chosen[b], drawn[b].logprob)
-        for row, token, token_stats in zip(rows, chosen, drawn):
-            if row.failure is None:
-                row.sample.tokens.append(token)
-                row.sample.stats.append(token_stats)
+    def _park(self, row: Row, place: int, logits: Tensor) -> KeptPath:
+        return self._kept(row, self.runner.park(place, row.prefix, logits[place]))
 
-    def _take_in(self, rows: Sequence[Row]) -> list[tuple[Sample, str]]:
-        """Decode the newest token of each row and retire the rows that it finished; returns the pieces of text."""
-        pieces, finished = [], []
-        for row in rows:
-            s, written = row.sample, len(row.sample.tokens)
-            past_minimum = written >= s.request.min_new_tokens
-            piece = ""
-            if row.failure is not None:
-                s.finish, s.error, piece = "failed", row.failure, row.detokenizer.finish(s.tokens)
-            elif past_minimum and s.tokens[-1] in row.eos:
-                s.finish, piece = "eos", row.detokenizer.finish(s.tokens[:-1])
-            else:
-                piece = row.detokenizer.advance(s.tokens, watch=past_minimum)
-                if row.detokenizer.is_stopped:
-                    s.finish = "stop"
-                elif written >= row.limit:
-                    s.finish = "length"
-                    piece += row.detokenizer.finish(s.tokens)
-            s.text = row.detokenizer.text
-            if piece:
-                pieces.append((s, piece))
-            if s.finish is not None:
-                finished.append(s)
-        self._finished += finished
-        if finished:
-            self._retire()
-        return pieces
+    def _kept(self, row: Row, prefix: Prefix) -> KeptPath:
+        return KeptPath(self.runner, prefix, (*row.sample.request.prompt, *row.sample.tokens), self._prompts.weights)
 
-    def _retire(self) -> None:
-        """Drop the rows of finished samples; each hole is filled by the last row, so that few rows are copied."""
+    def _note(self, outcomes: Sequence[Outcome | Refused], **values: Any) -> None:
+        """Note what is to become of rows and of the engine, in one assignment, and write it down."""
+        finished = self._finished + [o.sample for o in outcomes if o.finish is not None]
+        pieces = self._pieces + [(o.sample, o.piece) for o in outcomes if o.piece]
+        self._noted = (outcomes, values | {"_finished": finished, "_pieces": pieces})
+        self._settle()
+
+    def _settle(self) -> None:
+        """Write down what was noted, also by a call that was interrupted over it."""
+        if self._noted is not None:
+            outcomes, values = self._noted
+            for outcome in outcomes:
+                outcome.write()
+            vars(self).update(values, _noted=None)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Drop the rows of finished samples, each hole filled by the last row, and what a call left half done."""
+        if any(s.finish is not None for s in self.waiting):
+            self.waiting = [s for s in self.waiting if s.finish is None]
         order = list(range(len(self._rows)))
         for i in reversed(range(len(order))):
             if self._rows[i].sample.finish is not None:
                 order[i] = order[-1]
                 order.pop()
-        if len(order) == len(self._rows):
-            return
-        self.runner.keep(order)
-        if self._logits is not None:
-            self._logits = self._logits[order]
-        self._rows = [self._rows[i] for i in order]
-        self._columns = None
+        if len(order) < len(self._rows):
+            logits = None if self._logits is None else self._logits[order]
+            vars(self).update(_rows=[self._rows[i] for i in order], _logits=logits)
+        place = {name: i for i, name in enumerate(self.runner.rows)}
+        wanted = [place[row.name] for row in self._rows]
+        if wanted != list(range(len(place))):
+            self.runner.keep(wanted)
+
+    def _asked(self) -> list[Sample]:
+        return [*self.running, *self.waiting[: self.slots - len(self._rows)]]
+
+    def _alone(self) -> Any:
+        # One expression: an interrupt between the two calls would leave it locked. The lock is entered by `with`.
+        if not (self._lock.acquire(blocking=False) and self._lock.release() is None):  # type: ignore[func-returns-value]
+            raise RuntimeError(
+                "an engine serves one thread at a time, and another thread is inside this one; "
+                "give each thread an engine of its own, they may share the model"
+            )
+        return self._lock

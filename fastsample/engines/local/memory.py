@@ -7,6 +7,8 @@ prompt.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ import torch
 
 from ...models import compat
 from ...shared_prefix.sizes import allocated, ring_of
+from ...torch_ops import onednn
+from ..base import Sample
 
 
 @dataclass(frozen=True)
@@ -162,3 +166,22 @@ def memory_plan_of(
         packed=packed,
         budget=budget,
     )
+
+
+@contextmanager
+def memory_explained(model: Any, asked: Callable[[], Sequence[Sample]], *, is_packed: bool) -> Iterator[None]:
+    """Turn a lack of memory into a MemoryError that says the plan's numbers for the samples that were asked for."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        samples = asked()
+        plan = memory_plan_of(
+            model,
+            prompt_tokens=max(len(s.request.prompt) for s in samples),
+            samples=len(samples),
+            max_new_tokens=max(s.request.max_new_tokens for s in samples),
+            packed=onednn.packed_bytes(model) if is_packed else 0,
+        )
+        raise MemoryError(f"memory must hold the batch, got {plan.sentence()}; lower slots or the samples") from error

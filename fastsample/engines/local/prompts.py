@@ -1,0 +1,56 @@
+"""Prompts that were read, and what is read behind them before a sample begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+from weakref import WeakValueDictionary
+
+from ...models.config import weights_version
+from ...models.forward import OnPrefill, Prefix
+from ..base import Sample
+from .runners import Runner
+
+
+class Prompts:
+    """Each prompt is read once, and kept as long as a sample of it waits or runs, or a parked path goes on from it.
+
+    weights: of the model when the prompts were read; tokens: that were read in all
+    """
+
+    def __init__(self, model: Any, runner: Runner) -> None:
+        self.model = model
+        self.runner = runner
+        self.weights = weights_version(model)
+        self.tokens = 0
+        self._held: dict[tuple[int, ...], Prefix] = {}
+        self._alive: WeakValueDictionary[tuple[int, ...], Prefix] = WeakValueDictionary()
+
+    def keep_only(self, samples: Iterable[Sample]) -> None:
+        """Let go of the prompts that none of these samples has; of all, where the model has got other weights."""
+        weights = weights_version(self.model)
+        if weights != self.weights:
+            vars(self).update(weights=weights, _held={}, _alive=WeakValueDictionary())
+        wanted = {s.request.prompt for s in samples if s.request.after is None}
+        self._held = {p: prefix for p, prefix in self._held.items() if p in wanted}
+
+    def read(self, prompt: tuple[int, ...], block: int, progress: OnPrefill | None) -> Prefix:
+        """The prompt's prefix, as it is kept or read now."""
+        prefix = self._held.get(prompt) or self._alive.get(prompt)
+        count = 0 if prefix is not None else len(prompt)
+        if prefix is None:
+            prefix = self._alive[prompt] = self.runner.prefill(prompt, block, progress)
+        vars(self).update(_held=self._held | {prompt: prefix}, tokens=self.tokens + count)
+        return prefix
+
+
+def extended(runner: Runner, wanted: Sequence[tuple[Prefix, Sequence[int]]]) -> tuple[list[Prefix], int]:
+    """Each prefix with the tokens that are put behind it, read together where equally many; and the passes it took."""
+    different = {(id(prefix), tuple(tokens)): (prefix, tokens) for prefix, tokens in wanted if tokens}
+    found: dict[tuple[int, tuple[int, ...]], Prefix] = {}
+    lengths = sorted({len(tokens) for _, tokens in different})
+    for n in lengths:
+        keys = [key for key in different if len(key[1]) == n]
+        grown = runner.extend([different[key][0] for key in keys], [different[key][1] for key in keys])
+        found |= dict(zip(keys, grown))
+    return [found.get((id(prefix), tuple(tokens)), prefix) for prefix, tokens in wanted], len(lengths)
