@@ -63,7 +63,8 @@ def evaluate(
 
     The rule majority keeps the whole budget, so that any rule can be replayed on the samples.
 
-    Exit code: 0 all questions answered, 1 some lines or questions were bad (the rest is done) or the disk is full,
+    Exit code: 0 all questions answered, 1 some lines or questions were bad (the rest is done), the disk is full
+    or the engine failed,
     2 bad usage, 130 interrupted; --resume goes on after any of them.
     """
     console = console_for(is_stdout_taken=True)
@@ -127,6 +128,16 @@ def evaluate(
                     shard=part,
                 )
     except OSError as error:
+        from ..evaluation.run_folder import WritingError
+
+        if not isinstance(error, WritingError):  # of an engine, a listener, a scorer: no disk is to blame
+            console.print(
+                f"stopped by {type(error).__name__}: {error}; nothing written before is lost; --resume goes on",
+                style="red",
+                markup=False,
+                soft_wrap=True,
+            )
+            raise typer.Exit(FAILED) from None
         console.print(
             f"cannot write to {out}: {error.strerror or error}; nothing written before is lost; make room and --resume",
             style="red",

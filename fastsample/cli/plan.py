@@ -24,6 +24,7 @@ def plan(
     prompt_tokens: int = typer.Option(512, help="Tokens of the prompt."),
     samples: int = typer.Option(64, help="Samples written at once."),
     max_new_tokens: int = typer.Option(256, help="Tokens of the longest sample."),
+    parked: int = typer.Option(0, help="Paths kept beside the batch, each with a leg of --max-new-tokens."),
     model: options.ModelName = None,
     dtype: options.Dtype = None,
     device: options.Device = "auto",
@@ -64,6 +65,7 @@ def plan(
             weights=sum(p.numel() * p.element_size() for p in parameters),
             bytes_per_number=parameters[0].element_size(),
             packed=packed_bytes(bones, device) if prepack else 0,
+            parked=parked,
             budget=budget,
         )
     name = {"model": bones.name_or_path, "dtype": str(parameters[0].dtype).removeprefix("torch.")}
@@ -100,6 +102,8 @@ def _table(found: MemoryPlan, where: str) -> Table:
     table.add_row("prompt, stored once", size(found.prefix), "")
     table.add_row("samples", size(found.tails), "")
     table.add_row("samples, prompt included", "", size(found.repeated))
+    if found.parked:
+        table.add_row("parked paths", size(found.parked), "")
     table.add_row("logits", size(found.logits), size(found.logits))
     table.add_row("total", size(found.shared_total), size(found.repeated_total))
     if found.budget is not None:

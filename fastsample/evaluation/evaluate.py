@@ -25,7 +25,7 @@ from ..strategies.registry import VOTE, strategy_name
 from ..strategies.task import Budget
 from ..voting.registry import name_of, rule_of
 from .dataset import Item, check_items
-from .run_folder import Run, check_run, open_run
+from .run_folder import Run, check_run, open_run, writing
 from .shards import Shard
 
 OnResult = Callable[[Result, "bool | None"], None]
@@ -81,8 +81,8 @@ def evaluate(
 
     strategy, budget: as in `solve_many`; a method's trees are kept in paths.jsonl
 
-    raises: RunError for a folder that cannot be used; OSError where something cannot be written: nothing that was
-            written before is lost, and `resume` goes on
+    raises: RunError for a folder that cannot be used; WritingError, an OSError, where something cannot be written:
+            nothing that was written before is lost, and `resume` goes on; what the engine raises passes unchanged
     """
     settings, items, folder = settings or Settings(), list(questions), Path(folder)
     check_items(items)
@@ -98,7 +98,9 @@ def evaluate(
         engine = LocalEngine(model, tokenizer, slots=slots, prepack=prepack)
     fitted(settings, engine.traits, None if scorer is None else scorer_of(scorer))
     config |= traits_of(engine)
-    with open_run(folder, config, items, resume=resume) as run:
+    with writing():
+        opened = open_run(folder, config, items, resume=resume)
+    with opened as run:
         if on_open is not None:
             on_open(run)
         else:

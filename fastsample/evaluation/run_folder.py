@@ -24,8 +24,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -47,6 +47,19 @@ COSTS = ("seconds", "cpu_seconds", "steps", "prefill_tokens", "tokens")
 LOCK, PARTIAL = "run.lock", "config.json.part"
 JOURNALS = ("samples.jsonl", "results.jsonl", "sessions.jsonl")
 PATHS = "paths.jsonl"
+
+
+class WritingError(OSError):
+    """A run's folder could not be written to: a full disk, a missing right. What was written before is there."""
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Let an error of the system that is met inside be known as one of writing, and of nothing else."""
+    try:
+        yield
+    except OSError as error:
+        raise WritingError(*error.args) from error
 
 
 @dataclass
@@ -125,12 +138,14 @@ class Run:
 
     def flush(self) -> None:
         """Force all lines to the disk, samples first."""
-        for file in self._files.values():
-            file.sync()
+        with writing():
+            for file in self._files.values():
+                file.sync()
         self._pending, self._since = 0, monotonic()
 
     def _append(self, name: str, record: dict[str, Any]) -> None:
-        self._files[name].append(_line(record))
+        with writing():
+            self._files[name].append(_line(record))
         self._pending += 1
         if self._pending >= FLUSH_LINES or monotonic() - self._since > FLUSH_SECONDS:
             self.flush()

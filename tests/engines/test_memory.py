@@ -6,7 +6,9 @@ import pytest
 import torch
 from tiny import SHARE, sharing, tiny
 
+from fastsample.engines.base import Request
 from fastsample.engines.local import memory
+from fastsample.engines.local.engine import LocalEngine
 from fastsample.engines.local.runners import SharedPrefixRunner
 from fastsample.shared_prefix import sizes
 
@@ -72,3 +74,25 @@ def test_available_memory_is_told_on_linux():
     """Some memory is free, and a device that cannot tell gives None."""
     assert memory.available_bytes() is None or memory.available_bytes() > 10**6
     assert memory.available_bytes("meta") is None
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma3_text", "gpt2"])
+def test_parked_paths_are_counted(name):
+    """Their own tokens and a row of logits, to the byte: what a leg behind a leg really keeps."""
+    model = sharing(name)
+    engine = LocalEngine(model, None)
+    ids, parked = tuple(range(3, 53)), []
+    for _ in range(2):
+        after = parked[-1] if parked else None
+        (s,) = engine.submit([Request(ids, after=after, max_new_tokens=30, eos=(), park=True)])
+        engine.run()
+        ids, parked = (*ids, *s.tokens), [*parked, s.parked]
+    kept = [p._prefix for p in parked]
+    assert plan_of(model, max_new_tokens=30, parked=2).parked == sum(p.cache.nbytes + p.logits.nbytes for p in kept)
+    assert plan_of(model, parked=2).shared_total == plan_of(model).shared_total + plan_of(model, parked=2).parked
+    budget = memory.weight_bytes(model) + 3_000_000
+    n = plan_of(model, parked=9, budget=budget).fits_shared
+    assert plan_of(model, parked=9, samples=n).shared_total <= budget
+    assert budget < plan_of(model, parked=9, samples=n + 1).shared_total
+    with pytest.raises(ValueError, match="parked must be at least 0, got -1"):
+        plan_of(model, parked=-1)

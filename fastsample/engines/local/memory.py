@@ -33,6 +33,7 @@ class MemoryPlan:
     tails: int  # the samples' own K/V at full length, as allocated
     logits: int  # one row of float32 logits a sample
     repeated: int  # the K/V of prompt and samples where each sample holds its own copy
+    parked: int  # paths that are kept beside the batch: the K/V of their own tokens and a row of logits each
     packed: int  # a second copy of the linear layers' weights, where the shared run prepacks them
     budget: int | None
     fits_shared: int | None
@@ -41,7 +42,7 @@ class MemoryPlan:
     @property
     def shared_total(self) -> int:
         """Bytes of a run with one stored prompt."""
-        return self.weights + self.packed + self.prefix + self.tails + self.logits
+        return self.weights + self.packed + self.prefix + self.tails + self.logits + self.parked
 
     @property
     def repeated_total(self) -> int:
@@ -52,10 +53,11 @@ class MemoryPlan:
         """The plan in words, for an error message."""
         fits = "" if self.fits_shared is None else f"; {self.fits_shared} samples would fit"
         packed = f", packed weights {megabytes(self.packed)}" if self.packed else ""
+        parked = f", parked paths {megabytes(self.parked)}" if self.parked else ""
         return (
             f"{self.samples} samples of up to {self.max_new_tokens} tokens over a prompt of {self.prompt_tokens} take "
             f"{megabytes(self.shared_total)}: weights {megabytes(self.weights)}{packed}, "
-            f"prompt {megabytes(self.prefix)}, samples {megabytes(self.tails)}, logits {megabytes(self.logits)}{fits}"
+            f"prompt {megabytes(self.prefix)}, samples {megabytes(self.tails)}, logits {megabytes(self.logits)}{parked}{fits}"
         )
 
 
@@ -68,6 +70,7 @@ def memory_plan(
     weights: int,
     bytes_per_number: int,
     packed: int = 0,
+    parked: int = 0,
     budget: int | None = None,
 ) -> MemoryPlan:
     """The bytes of `samples` continuations of one prompt.
@@ -76,13 +79,16 @@ def memory_plan(
     weights:          bytes of the model's parameters (`weight_bytes`)
     bytes_per_number: of the cache's dtype: 4 for float32, 2 for bfloat16
     packed:           bytes of the shared run's packed weights (`onednn.packed_bytes`)
+    parked:           paths kept beside the batch, each with `max_new_tokens` tokens behind the path that it goes on from
     budget:           bytes that there are, or None
 
-    raises: ValueError for a number below 1
+    raises: ValueError for a number below 1 (parked: 0)
     """
     for name, value in (("prompt_tokens", prompt_tokens), ("samples", samples), ("max_new_tokens", max_new_tokens)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
+    if parked < 0:
+        raise ValueError(f"parked must be at least 0, got {parked}")
     text = config.get_text_config(decoder=True)
     layers = compat.kv_layers(text)
     prefix = sum(width * min(prompt_tokens, window - 1 if window else prompt_tokens) for width, window in layers)
@@ -91,12 +97,16 @@ def memory_plan(
     copy = sum(width * min(length, window if window else length) for width, window in layers)
     row = 4 * text.vocab_size
     b = bytes_per_number
+    path = sum(width * min(max_new_tokens, window or max_new_tokens) for width, window in layers) + text.vocab_size
     fits = (None, None)
     if budget is not None:
         left = budget - weights
-        fits = (max(0, (left - packed - b * prefix) // (b * tail + row)), max(0, left // (b * copy + row)))
+        fits = (
+            max(0, (left - packed - b * (prefix + path * parked)) // (b * tail + row)),
+            max(0, left // (b * copy + row)),
+        )
     return MemoryPlan(prompt_tokens, samples, max_new_tokens, weights, b * prefix, b * tail * samples, row * samples,
-                b * copy * samples, packed, budget, *fits)  # fmt: skip
+                b * copy * samples, b * path * parked, packed, budget, *fits)  # fmt: skip
 
 
 def weight_bytes(model: Any) -> int:
@@ -148,7 +158,14 @@ def megabytes(n: int) -> str:
 
 
 def memory_plan_of(
-    model: Any, *, prompt_tokens: int, samples: int, max_new_tokens: int, packed: int = 0, budget: int | None = None
+    model: Any,
+    *,
+    prompt_tokens: int,
+    samples: int,
+    max_new_tokens: int,
+    packed: int = 0,
+    parked: int = 0,
+    budget: int | None = None,
 ) -> MemoryPlan:
     """`memory_plan` for a loaded model; budget None = its weights, packed ones too, and what is free there now."""
     weight = model.get_input_embeddings().weight
@@ -164,6 +181,7 @@ def memory_plan_of(
         weights=weights,
         bytes_per_number=weight.element_size(),
         packed=packed,
+        parked=parked,
         budget=budget,
     )
 

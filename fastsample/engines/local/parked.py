@@ -39,7 +39,10 @@ class KeptPath:
     def prefix(self, owner: Any, weights: Any) -> Prefix:
         """What rows go on from. raises: ValueError where it is released, another engine's or of other weights"""
         if self._owner is not owner:
-            raise ReleasedError("a parked path must be continued by the engine that parked it, before it is refreshed; send its ids as a prompt")
+            raise ReleasedError(
+                "a parked path must be continued by the engine that parked it, before it is refreshed; "
+                "send its ids as a prompt"
+            )
         if self._prefix is None:
             raise ReleasedError(
                 f"a parked path must be kept until it is asked for the last time, got one of {self.length} tokens that "
