@@ -57,7 +57,8 @@ class MemoryPlan:
         return (
             f"{self.samples} samples of up to {self.max_new_tokens} tokens over a prompt of {self.prompt_tokens} take "
             f"{megabytes(self.shared_total)}: weights {megabytes(self.weights)}{packed}, "
-            f"prompt {megabytes(self.prefix)}, samples {megabytes(self.tails)}, logits {megabytes(self.logits)}{parked}{fits}"
+            f"prompt {megabytes(self.prefix)}, samples {megabytes(self.tails)}, "
+            f"logits {megabytes(self.logits)}{parked}{fits}"
         )
 
 
@@ -79,7 +80,7 @@ def memory_plan(
     weights:          bytes of the model's parameters (`weight_bytes`)
     bytes_per_number: of the cache's dtype: 4 for float32, 2 for bfloat16
     packed:           bytes of the shared run's packed weights (`onednn.packed_bytes`)
-    parked:           paths kept beside the batch, each with `max_new_tokens` tokens behind the path that it goes on from
+    parked:           paths kept beside the batch, each with `max_new_tokens` tokens behind the one that it continues
     budget:           bytes that there are, or None
 
     raises: ValueError for a number below 1 (parked: 0)
