@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from drive import drive, errors, prompts_of
+from drive import drive, drive_paths, errors, prompts_of
 from tiny import ATTENTION, FALL_BACK, INTERFACE, SHARE, sharing, tiny
 from transformers import cache_utils
 
@@ -31,6 +31,37 @@ def check(name, length, dtype=torch.float32, **changes):
 def test_shared_prefix_equals_full_sequences(name, length):
     """Ragged rows of two prompts, retired and refilled at random; windows of 12 lie inside and across the prefix."""
     check(name, length)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHARE)
+def test_paths_equal_full_sequences(name):
+    """A random tree of parked, extended, cut and read paths over two prompts, in every architecture that shares."""
+    model = sharing(name)
+    for length in (3, 30):
+        ours, naive = errors(model, drive_paths(SharedPrefixRunner(model), prompts_of(length), seed=length))
+        assert ours <= 2 * naive + FLOOR
+
+
+@pytest.mark.parametrize("kind", [SharedPrefixRunner, ExpandedCacheRunner, RecomputeRunner])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt_oss", "mamba"])
+def test_paths_of_each_runner_equal_full_sequences(name, kind):
+    """Soft-capping, sinks, windows and a recurrent state, by every runner that can serve them."""
+    model = tiny(name)
+    if kind is SharedPrefixRunner and why_not(model):
+        kind = RecomputeRunner
+    ours, naive = errors(model, drive_paths(kind(model), prompts_of(20), rounds=4))
+    assert ours <= 2 * naive + FLOOR
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::fastsample.fallback.FallbackWarning")
+@pytest.mark.parametrize("name", FALL_BACK)
+def test_paths_below_the_first_rung(name):
+    """Whatever serves what cannot share keeps paths too."""
+    model = tiny(name)
+    ours, naive = errors(model, drive_paths(runner_for(model), prompts_of(12), rounds=4))
+    assert ours <= 2 * naive + FLOOR
 
 
 @pytest.mark.slow

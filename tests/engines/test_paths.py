@@ -269,3 +269,19 @@ def test_cancelled_in_the_middle(name, kind):
         )
         assert_close(s, model)
     assert engine.runner.rows == ()
+
+
+def test_what_a_row_leaves_behind_harms_nobody():
+    """A token whose embedding is NaN ends its own sample; the next one in the same place writes as if alone."""
+    model = tiny("llama")
+    with torch.no_grad():
+        model.model.embed_tokens.weight[50] = torch.nan
+        model.lm_head.weight[50] = -1.0
+    engine = LocalEngine(model, None, slots=2, runner=SharedPrefixRunner(model))
+    path, bad, good = engine.submit([
+        leg(PROMPT, n=20, stream=1), leg(PROMPT, append=(5, 50), stream=1), leg(PROMPT, n=8, stream=2)
+    ])  # fmt: skip
+    engine.run()
+    assert bad.finish == "failed"
+    assert (path.finish, good.finish) == ("length", "length")
+    assert good.tokens == write(model, Request(PROMPT, seed=4, stream=2, max_new_tokens=8), eos=())

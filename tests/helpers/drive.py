@@ -31,6 +31,47 @@ def drive(engine, prompts, *, seed=0, steps=8, rows=3, retires=True):
     return seen
 
 
+def drive_paths(runner, prompts, *, seed=0, rounds=6, rows=2):
+    """A tree that grows at random: rows are parked, gone on from, extended and cut; [(text, logits [V]), ...]."""
+    choose = random.Random(seed)
+    known = []  # (text, prefix) of everything that can be gone on from
+    seen = []
+
+    def keep(text, prefix):
+        known.append((list(text), prefix))
+        seen.append((list(text), prefix.logits[0].clone()))
+
+    for prompt in prompts:
+        keep(prompt, runner.prefill(prompt, 100, None))
+    for _ in range(rounds):
+        texts, bases = [], []
+        for text, prefix in choose.sample(known, min(2, len(known))):
+            runner.add(prefix, rows)
+            texts += [list(text) for _ in range(rows)]
+            bases += [prefix] * rows
+        lengths = [0] * len(texts)
+        for _ in range(choose.randint(1, 9)):
+            for text in texts:
+                text.append(choose.randrange(3, VOCAB))
+            logits = runner.step(torch.tensor([text[-1] for text in texts]), lengths)
+            lengths = [n + 1 for n in lengths]
+        seen += [(list(text), row.clone()) for text, row in zip(texts, logits)]
+        for b in choose.sample(range(len(texts)), 2):
+            keep(texts[b], runner.park(b, bases[b], logits[b]))
+        runner.keep([])
+        more = [[choose.randrange(3, VOCAB) for _ in range(choose.choice((1, 2, 15)))]] * 2
+        behind = choose.sample(known, 2)
+        for (text, _), new, grown in zip(behind, more, runner.extend([prefix for _, prefix in behind], more)):
+            keep([*text, *new], grown)
+        text, prefix = choose.choice(known)
+        shorter = text[: choose.randint(1, len(text))]
+        keep(shorter, runner.cut(prefix, shorter, 100)[0])
+        text, prefix = choose.choice(known)
+        new = [choose.randrange(3, VOCAB) for _ in range(4)]
+        seen += [([*text, *new[:i]], row.clone()) for i, row in enumerate(runner.read(prefix, new))]
+    return seen
+
+
 def alone(model, seen):
     """What the model says after each text, read alone and whole; one pass serves the texts that it begins with."""
     want = {}
