@@ -60,17 +60,17 @@ def attend(query: Tensor, part: TailPart, scale: float, softcap: float | None, s
     H_kv, Dv = part.keys.shape[1], part.values.shape[-1]
     G = H // H_kv
     grouped = query.reshape(B, H_kv, G * n, -1)
-    out, lse = _attend_block(grouped, part.keys, part.values, _grow(part.mask, G), scale, softcap)
+    out, lse = _attend_block(grouped, part.keys, part.values, _grow(_last(part.mask, n), G), scale, softcap)
     for prefix in part.prefixes:
         some = grouped if prefix.rows is None else grouped[prefix.rows]
         m = some.shape[0]
-        mask = None if prefix.mask is None else _grow(prefix.mask, G).reshape(1, 1, m * G * n, -1)
+        mask = None if prefix.mask is None else _grow(_last(prefix.mask, n), G).reshape(1, 1, m * G * n, -1)
         side = some.transpose(0, 1).reshape(1, H_kv, m * G * n, -1)
         out_p, lse_p = _attend_block(side, prefix.keys, prefix.values, mask, scale, softcap, is_shared=True)
         out_p = out_p.reshape(H_kv, m, G * n, Dv).transpose(0, 1)
         lse_p = lse_p.reshape(H_kv, m, G * n).transpose(0, 1)
         if prefix.blind is not None:
-            blind = prefix.blind[:, None, None].expand(m, 1, G, n).reshape(m, 1, G * n)
+            blind = _last(prefix.blind, n)[:, None, None].expand(m, 1, G, n).reshape(m, 1, G * n)
             out_p, lse_p = out_p.masked_fill(blind[..., None], 0), lse_p.masked_fill(blind, -torch.inf)
         if prefix.rows is None:
             out = merge(out, lse, out_p, lse_p)
@@ -92,6 +92,11 @@ def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> Tensor:
     # make a row's result depend on its place in the batch.
     weight = torch.sigmoid(torch.sub(lse_b, lse_a).double()).float()
     return torch.lerp(out_a.float(), out_b.float(), weight[..., None])
+
+
+def _last(mask: Any, n: int) -> Any:
+    """[m, n', ...] -> [m, n, ...]: a model may drop the queries whose logits nobody asked for, and keeps the last."""
+    return mask if mask is None or mask.shape[1] == n else mask[:, -n:]
 
 
 def _grow(mask: Tensor | None, G: int) -> Any:

@@ -45,8 +45,8 @@ def test_a_chain_is_gathered_from_its_end():
 
 @pytest.mark.parametrize(
     ("lengths", "end", "want"),
-    [((5, 2), 0, "root"), ((5, 2), 5, "parent"), ((5, 2), 7, "itself"), ((5, 2), 6, [5]), ((5, 3), 4, [1, 2, 3]), ((5, 3), 3, None),
-     ((9, 2), 8, [5, 6, 7]), ((9, 2), 7, None)],
+    [((5, 2), 0, "root"), ((5, 2), 5, "parent"), ((5, 2), 7, "itself"), ((5, 2), 6, [5]), ((5, 3), 4, [1, 2, 3]),
+     ((5, 3), 3, None), ((9, 2), 8, [5, 6, 7]), ((9, 2), 7, None)],
 )  # fmt: skip
 def test_shortened(lengths, end, want):
     """Where the end of a segment is met, nothing is copied; None where the window has lost what must be seen."""
