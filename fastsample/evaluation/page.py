@@ -247,7 +247,15 @@ def by_temperature(page: Report) -> list[tuple[str, ...]]:
 
 
 def incomplete(page: Report) -> str:
-    """One sentence on the questions that cannot be replayed."""
+    """One sentence on the questions that cannot be replayed; of a run of trees, what it came to."""
+    if page.search is not None:
+        s = page.search
+        return (
+            f"{plain(page.config['strategy'])}: of {s['questions']} questions {100 * s['coverage']:.1f} % have a right answer "
+            f"in some finished path, and {100 * s['choice']:.1f} % the chosen one; a scorer that always knew would gain "
+            f"{100 * s['gap']:.1f} points. A question took {s['legs']:.1f} legs, {s['depth']:.1f} deep, and "
+            f"{s['tokens']:,.0f} tokens."
+        )
     rule = plain(page.config["rule"])
     return (
         f"Rules can be replayed on {page.complete} of {page.questions} questions: those with an answer to compare with "

@@ -18,7 +18,7 @@ from . import metrics
 from .dataset import RunError
 from .metrics import Mark, Point
 from .replay import StoredEngine, replay
-from .stored import read_config, read_items, read_results, read_samples, read_sessions, settings_of
+from .stored import read_config, read_items, read_paths, read_results, read_samples, read_sessions, settings_of
 
 USUAL_RULES = (
     "majority",
@@ -83,6 +83,7 @@ class Report:
     own_vote: dict[float, float] = field(default_factory=dict)
     pass_at: dict[int, float] = field(default_factory=dict)
     verdict: str = ""
+    search: dict[str, float] | None = None
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, str | None], dict[str, dict[int, Written]]]:
@@ -111,6 +112,9 @@ def report_of(folder: Path, rules: Sequence[str] = USUAL_RULES, *, slots: int | 
     if not rule_of(settings.rule).spends_budget:
         ids = []
     page = Report(folder, config, len(keys), len(ids), live_costs(folder))
+    if "strategy" in config:
+        page.search = searched(folder, keys)
+        return page
     if not ids:
         return page
     slots = slots or config.get("slots")
@@ -181,6 +185,21 @@ def _row(rule: str, played: _Replayed, keys: Sequence[str | None], full: tuple[_
         changed=sum(a != b for a, b in zip(played.answers, base.answers)),
         stopped=played.stopped / n,
     )
+
+
+def searched(folder: Path, keys: dict[str, str | None]) -> dict[str, float]:
+    """What a run of trees came to, over the questions with a right answer to compare with.
+
+    coverage: the share with a right answer in some finished path; choice: with a right answer chosen; gap: what a
+    better scorer could still gain; legs, depth, tokens: of a question
+    """
+    found = {path["question"] for path in read_paths(folder) if path["answer"] == keys.get(path["question"], ())}
+    results = {r["id"]: r for r in read_results(folder) if keys.get(r["id"]) is not None}
+    n = max(1, len(results))
+    choice = sum(bool(r["is_right"]) for r in results.values()) / n
+    coverage = len(found & results.keys()) / n
+    means = {name: sum(r.get(name) or 0 for r in results.values()) / n for name in ("legs", "depth", "tokens")}
+    return {"questions": len(results), "coverage": coverage, "choice": choice, "gap": coverage - choice, **means}
 
 
 def live_costs(folder: Path) -> dict[str, Any]:

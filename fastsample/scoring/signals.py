@@ -29,6 +29,11 @@ class Signal:
             raise ValueError(f"a signal is one of {', '.join(SIGNALS)}, got {self.by!r}")
 
     @property
+    def needs(self) -> tuple[str, ...]:
+        """What an engine must tell of every token, in the names of `voting.rule.Rule.needs`."""
+        return ("mean_logprob",) if self.by.endswith("logprob") else (self.by,)
+
+    @property
     def name(self) -> str:
         """signal:raw_logprob, ..."""
         return f"signal:{self.by}"
@@ -52,6 +57,11 @@ class Sigmoid:
 
     scorer: Scorer
     is_probability: ClassVar[bool] = True
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """As the other one."""
+        return tuple(getattr(self.scorer, "needs", ()))
 
     @property
     def name(self) -> str:
