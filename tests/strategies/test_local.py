@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import bigram
 import pytest
@@ -15,6 +16,7 @@ from fastsample.cli import main
 from fastsample.engines.local.engine import LocalEngine
 from fastsample.evaluation.dataset import Item
 from fastsample.evaluation.evaluate import evaluate
+from fastsample.evaluation.report import report_of
 from fastsample.strategies.question import Question, Settings
 
 # Lines of a letter, some with a digit; a blank line is one token here, and so is a byte.
@@ -191,3 +193,49 @@ def test_a_run_keeps_its_trees_and_is_gone_on_with(lines, tmp_path):
     assert list(known) == [json.dumps(p) for p in paths]
     with pytest.raises(ValueError, match="strategy"):
         evaluate(*lines, items, tmp_path / "run", **{**more, "strategy": "dvts"}, resume=True)
+
+
+@pytest.mark.parametrize("strategy", [BEAM, BEAM + ",lookahead=2", "mcts:rounds=6,m=2,parallel=2,until=\\n,leg=8"])
+def test_paths_that_are_kept_and_paths_that_are_read_again_are_the_same(lines, strategy):
+    """An engine that keeps paths reads the prompt once; the same engine, said to keep none, reads every leg again."""
+    trees, read = [], []
+    for parks in (True, False):
+        engine = LocalEngine(*lines)
+        if not engine.traits.parks:
+            pytest.skip("this engine keeps no paths")
+        engine.traits = replace(engine.traits, parks=parks)
+        found = ask(lines, strategy, scorer=SCORER, engine=engine)
+        trees.append([(p.tokens, p.text, p.stream, p.finish, p.fate, p.answer) for p in found.paths])
+        read.append(engine.prefill_tokens)
+        assert found.reread is not parks
+    assert trees[0] == trees[1]
+    assert read[0] == found.prompt_tokens < read[1]
+
+
+def test_a_given_text_is_read_where_the_engine_can(lines):
+    """refine by log-probability: on an engine that cannot read given texts, a sentence with the remedy."""
+    engine = LocalEngine(*lines)
+    engine.traits = replace(engine.traits, parks=False)
+    with pytest.raises(ValueError, match="cannot say how likely a given text is; use an engine that keeps paths"):
+        ask(lines, "refine:rounds=1", engine=engine)
+    engine = LocalEngine(*lines)
+    if not engine.traits.parks:
+        pytest.skip("this engine keeps no paths")
+    found = ask(lines, "refine:rounds=1,score=logprob,patience=2", engine=engine)
+    draft = found.samples[0]
+    again = float(found.reason.rpartition("scores ")[2].split(",")[0])
+    assert again == pytest.approx(draft.means.raw_logprob, abs=2.0)  # without the end of the text, encoded anew
+
+
+def test_the_report_of_a_run_of_trees(lines, tmp_path):
+    """Coverage, choice and the gap between them: a key that some path finds and the chosen one misses."""
+    items = [Item(str(n), f"{n} + 2?", "5") for n in range(6)]
+    more = {"settings": Settings(max_new_tokens=24), "extractor": r"regex:\d"}
+    evaluate(*lines, items, tmp_path / "wrong", **more, strategy="best:n=6", scorer="exact:4")
+    evaluate(*lines, items, tmp_path / "right", **more, strategy="best:n=6", scorer="exact:5")
+    wrong, right = (report_of(tmp_path / name) for name in ("wrong", "right"))
+    assert wrong.search["coverage"] == right.search["coverage"] == right.search["choice"] > 0
+    assert wrong.search["choice"] < right.search["choice"]
+    assert wrong.search["gap"] == pytest.approx(right.search["choice"] - wrong.search["choice"])
+    assert wrong.search["legs"] == 6
+    assert "always knew would gain" in " ".join(run("report", tmp_path / "wrong").output.split())

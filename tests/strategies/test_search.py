@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from math import comb, sqrt
+from math import comb, log, sqrt
 
 import pytest
 import world as worlds
 from world import Constant, Noisy, Oracle, Tokens, answer, world
 
 from fastsample.solving.solve import solve_many
+from fastsample.strategies.collective import Node as Collected
+from fastsample.strategies.collective import new_value
+from fastsample.strategies.particles import logit, softmax, systematic
+from fastsample.strategies.path import Path
 from fastsample.strategies.question import Settings
+from fastsample.strategies.tree_search import MCTS, Node, back_up, puct, uct
 
 
 def ask(strategy, questions=("1",), scorer=None, engine=None, seed=0, **settings):
@@ -59,7 +64,7 @@ def beam(p, depth, n, m):
 def test_success_is_what_the_closed_form_says(strategy, expected):
     """By an oracle's scores, over 200 questions: within four standard errors (the benchmark takes 20,000)."""
     questions = [str(n) for n in range(200)]
-    found = ask(strategy, questions, engine=world(slots=4096))
+    found = ask(strategy, questions, engine=world(slots=256))
     share = sum(r.answer == "right" for r in found) / len(found)
     assert abs(share - expected) <= 4 * sqrt(max(expected * (1 - expected), 1e-3) / len(found))
 
@@ -74,7 +79,7 @@ def test_the_closed_forms_are_those_that_were_published_here():
 def test_a_scorer_turned_round_falls_below_one_sample():
     """The twin: one sample is right on 1.6 %; nobody finds a right one by choosing the worst."""
     questions = [str(n) for n in range(200)]
-    assert not any(r.answer == "right" for r in ask("beam:n=16,m=4", questions, Oracle(-1), world(slots=4096)))
+    assert not any(r.answer == "right" for r in ask("beam:n=16,m=4", questions, Oracle(-1), world(slots=256)))
 
 
 METHODS = [
@@ -178,7 +183,7 @@ def test_search_beats_selection_on_hard_questions():
     """mu 1.2, p 0.6: the beam far above best-of-n, which is above the vote (published: 94, 33 and 1 % at n = 16)."""
     questions = [str(n) for n in range(120)]
     right = {
-        strategy: sum(r.answer == "right" for r in ask(strategy, questions, Noisy(), world(0.6, slots=4096)))
+        strategy: sum(r.answer == "right" for r in ask(strategy, questions, Noisy(), world(0.6, slots=256)))
         for strategy in ("beam:n=16,m=4", "best:n=16,how=best", "best:n=16,how=vote")
     }
     beam_right, best_right, vote_right = right.values()
@@ -189,3 +194,50 @@ def test_the_world_depends_on_the_stream():
     """The twin of the equalities: another seed writes other texts."""
     assert ask("best:n=4", seed=1)[0].paths[1].tokens != ask("best:n=4", seed=2)[0].paths[1].tokens
     assert worlds.is_right((1, 3, 5))
+
+
+def hand_made():
+    """A root with two children, the first with two of its own: visits 5, 3, 1, 1, 1."""
+    root = Node(Path(0, None, (1,)), visits=5, total=2.0)
+    first = Node(Path(1, root.path, (1,), finish="until"), root, 3, 1.5, 0.75)
+    second = Node(Path(2, root.path, (1,), finish="until"), root, 1, 0.25, 0.25)
+    root.children = [first, second]
+    first.children = [
+        Node(Path(n, first.path, (1,), finish=finish), first, 1, value)
+        for n, finish, value in ((3, "eos", 0.9), (4, "until", 0.1))
+    ]
+    return root, first, second
+
+
+def test_the_formulas_of_selection():
+    """UCT takes the parent's visits under the logarithm, PUCT under the root; both by hand."""
+    _, first, second = hand_made()
+    assert uct(first, 2.0) == pytest.approx(0.5 + 2 * sqrt(log(5) / 3))
+    assert uct(second, 2.0) == pytest.approx(0.25 + 2 * sqrt(log(5) / 1))
+    assert puct(first, 2.0) == pytest.approx(0.5 + 2 * 0.75 * sqrt(5) / 4)
+    assert new_value(Collected(None, value=0.5, visits=3), [1.0, -1.0]) == (pytest.approx(0.3), 5)
+
+
+def test_a_tree_search_never_selects_what_is_closed():
+    """The final child is passed by; a selected leaf is not selected twice; visits are as they were afterwards."""
+    root, first, second = hand_made()
+    leaves = MCTS(parallel=4, c=0.0).select(root)
+    assert [leaf.path.number for leaf in leaves] == [4, 2]
+    assert (root.visits, first.visits, second.visits) == (5, 3, 1)
+    back_up(first.children[1], 1.0)
+    assert (root.visits, first.visits, root.total) == (6, 4, 3.0)
+    first.children.pop()
+    assert first.is_closed
+    assert [leaf.path.number for leaf in MCTS(parallel=4).select(root)] == [2]
+
+
+@pytest.mark.parametrize("uniform", [0.0, 0.3, 0.999])
+def test_systematic_resampling(uniform):
+    """Every place is drawn floor or ceil of n times its weight."""
+    weights = softmax([logit(p) for p in (0.9, 0.5, 0.1, 0.02)])
+    chosen = systematic(weights, uniform)
+    assert sum(weights) == pytest.approx(1)
+    for place, weight in enumerate(weights):
+        assert int(4 * weight) <= chosen.count(place) <= int(4 * weight) + 1
+    assert weights[0] / weights[1] == pytest.approx(9)
+    assert (logit(1.0), logit(0.0)) == (40.0, -40.0)
