@@ -3,7 +3,8 @@
 A schedule is one engine over one tiny model by one runner, with four to nine requests of up to three prompts: submitted
 in parts, cancelled at random, refused where they are bad, and stepped to the end. Into some steps a fault is thrown: an
 error, a lack of memory or a Ctrl-C, at any of torch's operators, before or behind a call of the runner. A sample that
-ends must hold the tokens that the whole text, read again for every token, gives; a cancelled one, a beginning of them.
+ends must hold the tokens that the whole text, read again for every token, gives; a beginning of them, if it was
+cancelled or its own logits processor was struck.
 """
 
 from __future__ import annotations
@@ -189,7 +190,11 @@ class Schedule:
             self.counts["samples"] += 1
             self.counts["tokens"] += len(s.tokens)
             where = f"{self.model.name}, {self.kind.name}, request {s.request.key}, {s.finish}"
-            if s.finish == "cancelled":
+            if s.finish == "failed":  # the fault struck inside its own logits processor
+                assert "a logits processor failed" in s.error, f"{where}: {s.error}"
+                assert "thrown" in s.error, f"{where}: {s.error}"
+                self.counts["samples that failed alone, with their reason"] += 1
+            if s.finish in ("cancelled", "failed"):
                 assert s.tokens == want[: len(s.tokens)], where
             else:
                 assert (s.tokens, s.error) == (want, None), f"{where}: {s.tokens} and not {want}; {s.error}"
