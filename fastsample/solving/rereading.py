@@ -117,6 +117,11 @@ class Rereading:
         """The request for what is missing of it."""
         if not (request.append or request.until or request.until_ids or request.park or done):
             return request
+        if not self.traits.token_ids:
+            raise ValueError(
+                f"the engine {self.traits.name} tells no token ids, and this strategy continues a text by them; "
+                "use best, weighted or vote"
+            )
         drawn = len(done) - len(request.append)
         eos = request.eos
         if request.until_ids:

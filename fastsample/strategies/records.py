@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
-from ..engines.base import Sample
+from ..engines.base import UNTOLD, Sample
 from ..scoring.base import Candidate, Leg
 from ..token_stats import NO_MEANS, MeanStats
 from ..voting.ballots import Ballot
@@ -70,6 +70,7 @@ class Written:
         """A path from its root to its end; `k` and `stream` are those of its last leg."""
         drawn = path.drawn()
         ended = (path.ended_by,) if path.finish == "eos" and path.ended_by is not None else ()
+        ids = path.written_ids() + ended
         return cls(
             number=path.number,
             temperature=path.temperature,
@@ -82,7 +83,7 @@ class Written:
             means=path.means,
             score=score,
             is_counted=path.is_final,
-            token_ids=path.written_ids() + ended,
+            token_ids=() if UNTOLD in ids else ids,
             certainties=tuple(token.self_certainty for token in drawn),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,18 @@ def test_pieces_come_as_events():
         for sample in result.samples:
             assert "".join(piece for number, piece in pieces if number == sample.number) == sample.text
             assert sample.token_ids == ()
+
+
+def test_methods_over_a_server():
+    """What writes whole texts works; what continues a text by its token ids is refused before the first request."""
+    with Hostile() as server, ServerEngine([server.url]) as engine:
+        given = {"settings": Settings((0.7,), 4, max_new_tokens=20), "engine": engine, "extractor": "number"}
+        ask = partial(solve_many, None, engine.tokenizer, ["2 + 2?"], **given)
+        (best,) = ask(strategy="best:n=4", scorer=lambda question, answer, text: float(text[0]))
+        assert (best.status, best.answer, len(best.samples), best.prompt_tokens) == ("found", "5", 4, 7)
+        assert best.samples[0].token_ids == ()
+        before = len(server.asked)
+        for strategy in ("refine", "force:answer=4"):
+            (refused,) = ask(strategy=strategy)
+            assert "the engine openai tells no token ids, and this strategy continues a text by them" in refused.error
+        assert len(server.asked) == before
