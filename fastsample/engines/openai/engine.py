@@ -80,7 +80,7 @@ class ServerEngine:
             draws="seeded" if seeds else "free",
             certainty="top20" if top_logprobs else "none",
             cancels="group" if self._most > 1 else "sample",
-            token_ids=hello.kind == "vllm",
+            token_ids=tokenizer is not None and hello.kind == "vllm",
         )
         self.steps = self.prefill_tokens = self.wasted_tokens = 0
         self.waiting: list[Sample] = []
@@ -88,7 +88,6 @@ class ServerEngine:
         self._running: dict[int, Sample] = {}  # by id
         self._jobs: dict[int, tuple[Job, Future[None]]] = {}  # by the id of each of a job's samples that is open
         self._news: SimpleQueue[News] = SimpleQueue()
-        self._dead: list[Sample] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fastsample-servers", daemon=True)
         self._thread.start()
