@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from io import TextIOWrapper
 from pathlib import Path
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from ..strategies.records import Result
 
 FAILED = 1
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def evaluate(
@@ -58,6 +61,7 @@ def evaluate(
     together: options.Together = False,
     strategy: options.StrategyName = "vote",
     budget: options.BudgetTokens = None,
+    cut_votes: options.CutVotes = False,
 ) -> None:
     """Answer every question of QUESTIONS.jsonl and keep all samples in RUN; fastsample report RUN compares the rules.
 
@@ -71,7 +75,7 @@ def evaluate(
     with refusals():
         from ..answers.extractors import extractor_of
         from ..evaluation.evaluate import configuration, growth_of
-        from ..evaluation.run_folder import check_run
+        from ..evaluation.run_folder import check_place, check_run
         from ..evaluation.shards import shard_of
 
         writer = chosen(engine, server, logprobs, model, dtype, device, slots, prepack)
@@ -92,6 +96,7 @@ def evaluate(
             step_by_step=step_by_step,
             together=together,
             is_local=writer.is_local,
+            cut_votes=cut_votes,
         )
         extractor_of(extractor)
         tokens = options.check_strategy(strategy, scorer, budget)
@@ -104,9 +109,12 @@ def evaluate(
         console.print(f"{questions}: {complaint}", style="red", markup=False, soft_wrap=True)
     if not items:
         refuse(f'{questions} holds no question; its lines are like {{"question": "1 + 1?", "answer": "2"}}')
+    if resume and not os.path.lexists(out):
+        refuse(f"--resume goes on with a run, and there is no {out}; leave it out to begin one")
     try:
         with refusals():
             check_run(out, config, resume=resume)
+            check_place(out)
             with opened(writer, console) as by:
                 found = _show(
                     console,
@@ -130,20 +138,15 @@ def evaluate(
     except OSError as error:
         from ..evaluation.run_folder import WritingError
 
-        if not isinstance(error, WritingError):  # of an engine, a listener, a scorer: no disk is to blame
-            console.print(
-                f"stopped by {type(error).__name__}: {error}; nothing written before is lost; --resume goes on",
-                style="red",
-                markup=False,
-                soft_wrap=True,
-            )
-            raise typer.Exit(FAILED) from None
-        console.print(
-            f"cannot write to {out}: {error.strerror or error}; nothing written before is lost; make room and --resume",
-            style="red",
-            markup=False,
-            soft_wrap=True,
-        )
+        reason = error.strerror or error
+        if not (out / "config.json").exists():
+            refuse(f"{out} cannot be made: {reason}; name a place that can be written with --out")
+        if isinstance(error, WritingError):
+            remedy = "make room and --resume" if error.errno in NO_ROOM else "--resume once it can be written"
+            sentence = f"cannot write to {out}: {reason}; nothing written before is lost; {remedy}"
+        else:  # of an engine, a listener, a scorer: no disk is to blame
+            sentence = f"stopped by {type(error).__name__}: {error}; nothing written before is lost; --resume goes on"
+        console.print(sentence, style="red", markup=False, soft_wrap=True)
         raise typer.Exit(FAILED) from None
     except KeyboardInterrupt:
         console.print(

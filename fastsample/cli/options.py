@@ -110,6 +110,10 @@ Together = Annotated[
         "--together/--waves",
     ),
 ]
+CutVotes = Annotated[
+    bool,
+    _panel("Vote", "Let samples vote that were cut at --max-new-tokens; else they are counted as cut.", "--cut-votes"),
+]
 AsJson = Annotated[bool, _panel("Output", "One JSON object on standard output and nothing else there.", "--json")]
 
 
@@ -138,6 +142,7 @@ def settings_of(
     prompt_template: str | None,
     step_by_step: bool,
     together: bool,
+    cut_votes: bool,
     is_local: bool = True,
 ) -> Settings:
     """The settings of a run from a command's options; raises ValueError before a model is loaded for wrong ones.
@@ -162,6 +167,7 @@ def settings_of(
         prompt_template=prompt_template,
         suffix=STEP_BY_STEP if step_by_step else None,
         together=together,
+        cut_votes=cut_votes,
     )
     settings.plan()
     if prompt_template is not None and "{question}" not in prompt_template:

@@ -66,6 +66,9 @@ def answer_line(result: Result, palette: Palette) -> Text:
     """The answer with its votes, or why there is none."""
     if result.answer is None and result.status == "interrupted":
         return Text("no answer yet", "bold")
+    if result.answer is None and result.cut:
+        said = f"no answer: {result.cut} of {plural(result.counted, 'sample')} cut by their length, without a vote"
+        return Text(f"{said}; raise --max-new-tokens, or let them vote by --cut-votes", "bold red")
     if result.answer is None:
         return Text("no answer could be read in any sample; --texts shows what they wrote", "bold red")
     votes = sum(by.get(result.answer, 0) for by in result.votes.values())
@@ -93,7 +96,7 @@ def cost(result: Result) -> str:
     )
     if result.tokens < result.budget_tokens:
         line += f"; {result.tokens / result.budget_tokens:.0%} of the full budget's tokens"
-    return line
+    return line + (f"; {plural(result.cut, 'sample')} cut by the length" if result.cut else "")
 
 
 def show_texts(result: Result, console: Console, palette: Palette) -> None:

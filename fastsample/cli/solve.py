@@ -48,6 +48,7 @@ def solve(
     together: options.Together = True,
     strategy: options.StrategyName = "vote",
     budget: options.BudgetTokens = None,
+    cut_votes: options.CutVotes = False,
     texts: Annotated[
         bool, typer.Option("--texts", help="Print every sample's text too.", rich_help_panel="Output")
     ] = False,
@@ -86,6 +87,7 @@ def solve(
                 prompt_template=prompt_template,
                 step_by_step=step_by_step,
                 together=together,
+                cut_votes=cut_votes,
                 is_local=writer.is_local,
             )
             if slots < 1:

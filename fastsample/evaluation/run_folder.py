@@ -24,6 +24,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -181,6 +182,13 @@ def check_run(folder: Path, config: dict[str, Any], *, resume: bool = False) -> 
         )
     if not resume:
         raise RunError(f"{folder} already holds this run; --resume goes on with it")
+
+
+def check_place(folder: Path) -> None:
+    """Raise OSError where a run could not be written to `folder`, and leave nothing there: before a model is loaded."""
+    place = folder if folder.exists() else next(parent for parent in folder.absolute().parents if parent.exists())
+    with tempfile.TemporaryFile(dir=place):
+        pass
 
 
 def _is_unbegun(folder: Path) -> bool:

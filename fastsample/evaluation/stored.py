@@ -71,6 +71,7 @@ CONFIG = {
     "suffix": TEXT_OR_NULL,
     "together": BOOLEAN,
     "certainty": ("full, top20 or none", ("full", "top20", "none").__contains__),
+    "cut_votes": BOOLEAN,
 }
 SAMPLE = {
     "question": TEXT,

@@ -51,6 +51,7 @@ def solve(
     suffix: str | None = None,
     stop: tuple[str, ...] = (),
     together: bool = True,
+    cut_votes: bool = False,
     prepack: bool = False,
     on_event: OnEvent | None = None,
     scorer: Scorer | str | None = None,
@@ -69,6 +70,7 @@ def solve(
     history:      a chat before the question, {"role": ..., "content": ...} each: part of the one stored prompt
     slots:        the largest number of samples written at once
     together:     start the whole budget at once (least waiting); False starts what the rule may need (fewest tokens)
+    cut_votes:    let samples vote that were cut by max_new_tokens
     prepack:      see `LocalEngine`: more memory, faster on a CPU, and the same bits in any batch
     scorer:       a `scoring.base.Scorer`, a function (question, answer, text) -> number, or a name ("mean-logprob");
                   the best score decides where the rule did not stop early
@@ -82,7 +84,7 @@ def solve(
     raises: ValueError for settings or a question that cannot be served, with the remedy; what a callable raises
     """
     settings = Settings(
-        temperatures=tuple(temperatures),
+        temperatures=temperatures,  # type: ignore[arg-type]  # made a tuple, or refused, there
         samples=samples,
         rule=rule,
         top_k=top_k,
@@ -93,8 +95,9 @@ def solve(
         system=system,
         prompt_template=prompt_template,
         suffix=suffix,
-        stop=tuple(stop),
+        stop=stop,
         together=together,
+        cut_votes=cut_votes,
     )
     run = solve_many(
         model,

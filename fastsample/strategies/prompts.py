@@ -42,6 +42,11 @@ def prompt_of(
     raises: ValueError for an empty question, a template without its place, a turn that is not one, a system prompt or a
             history without a chat template, or a chat template that takes longer than TEMPLATE_SECONDS
     """
+    if not callable(tokenizer):
+        raise TypeError(
+            f"tokenizer must be the model's own, got {type(tokenizer).__name__}; models.load returns both, and a "
+            "Question with a prompt of token ids needs none"
+        )
     if not question.strip():
         raise ValueError("the question is empty")
     if template is not None and "{question}" not in template:

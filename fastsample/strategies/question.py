@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..voting.registry import rule_of
 from ..voting.rule import Rule
@@ -21,6 +22,7 @@ class Settings:
     samples:  of each temperature above 0; temperature 0 is drawn once
     rule:     a rule of `voting`, or its name ("beta:confidence=0.9"), which becomes the rule
     together: start a question's whole budget at once (least waiting) instead of what the rule may need (fewest tokens)
+    cut_votes: let samples vote that were cut by max_new_tokens; their texts have not come to their end
     system, prompt_template, suffix: see `prompts.prompt_of`; stop: strings that end a sample
     """
 
@@ -37,9 +39,15 @@ class Settings:
     prompt_template: str | None = None
     suffix: str | None = None
     together: bool = False
+    cut_votes: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rule", rule_of(self.rule))
+        for name, what in (("temperatures", "numbers"), ("stop", "texts")):
+            value: Any = getattr(self, name)
+            if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+                raise TypeError(f"{name} must be several {what}, got {value!r}; write ({value!r},)")
+            object.__setattr__(self, name, tuple(value))
 
     def plan(self) -> list[tuple[float, int]]:
         """[(temperature, k)] by sample number."""
@@ -61,3 +69,8 @@ class Question:
     known: tuple[Written, ...] = ()
     history: tuple[Mapping[str, str], ...] = ()
     prompt: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            kind = type(self.text).__name__
+            raise TypeError(f"a question must be a text, got {kind} {self.text!r}; solve_many takes several questions")

@@ -147,7 +147,8 @@ class Result:
                    the mean length of the finished samples of the same temperature; where none of a temperature
                    finished, from the least of the other means, so that a saving is not overstated
     steps:         forward passes in which it had a row; rounds: how often samples were started
-    unparsable:    counted samples without an answer; seconds: from its start to the verdict
+    unparsable:    counted samples without an answer; cut: counted samples that ended by their length, which have
+                   none unless the settings let them vote; seconds: from its start to the verdict
     engine:        what wrote the samples; engine_reason: why not a faster one and what that costs, None for the fastest
     """
 
@@ -170,6 +171,7 @@ class Result:
     steps: int = 0
     rounds: int = 0
     unparsable: int = 0
+    cut: int = 0
     is_tie: bool = False
     seconds: float = 0.0
     error: str | None = None

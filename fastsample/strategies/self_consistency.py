@@ -88,7 +88,7 @@ class SelfConsistency:
 
     def take(self, sample: Sample) -> None:
         """A sample that ended by itself: its answer is read, and it votes once it has been scored."""
-        self._fresh.append(self._write(sample, self.extract(sample.text)))
+        self._fresh.append(self._write(sample, self._answer(sample)))
 
     def unscored(self) -> tuple[Scorer | None, Sequence[Candidate]]:
         """What has an answer: a score decides between answers."""
@@ -171,6 +171,7 @@ class SelfConsistency:
             steps=self.steps,
             rounds=self.rounds,
             unparsable=sum(s.answer is None for s in counted),
+            cut=sum(s.finish == "length" for s in counted),
             is_tie=verdict.is_tie,
             seed=self.settings.seed,
             seconds=perf_counter() - self.since,
@@ -188,6 +189,11 @@ class SelfConsistency:
         reason = f"interrupted after {self.tally.finished} of {len(self.plan)} samples"
         self.verdict = Verdict(True, answer, False, len(self.plan), is_tie, reason)
         return replace(self.result(), status="interrupted")
+
+    def _answer(self, sample: Sample) -> str | None:
+        """What it votes for. A text that was cut has not come to its answer, whatever number it stops at."""
+        is_cut = sample.finish == "length" and not self.settings.cut_votes
+        return None if is_cut else self.extract(sample.text)
 
     def _write(self, sample: Sample, answer: str | None, finish: str | None = None) -> Written:
         number = _number(sample)

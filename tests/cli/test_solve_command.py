@@ -271,3 +271,17 @@ def test_the_embedded_model_answers(embedded):
     done = run("What is 2 + 2?", "--temperatures", "0,0.3", "--samples", 2, "--max-new-tokens", 24)
     assert done.exit_code == 0, done.output
     assert "answer  4  " in done.output
+
+
+def test_samples_cut_by_their_length_are_told(tmp_path):
+    """They have no vote; where none has, the remedy is a higher limit, and --cut-votes counts them all the same."""
+    folder = bigram.save_folder(tmp_path, {bigram.ASSISTANT: {"4": 1.0}, "4": {"a": 1.0}, "a": {"a": 1.0}})
+    options = ("2 + 2?", "-m", folder, "--temperatures", "1", "--samples", "3", "--max-new-tokens", "5")
+    done = run(*options)
+    assert done.exit_code == 1, done.output
+    said = " ".join(done.output.split())
+    assert "no answer: 3 of 3 samples cut by their length, without a vote; raise --max-new-tokens" in said
+    assert "3 samples cut by the length" in said
+    done = run(*options, "--cut-votes", "--extractor", "regex:(4)")
+    assert done.exit_code == 0, done.output
+    assert "3 of 3 votes" in done.output

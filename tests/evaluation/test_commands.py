@@ -18,6 +18,7 @@ import typer
 from signals import hear_ctrl_c
 from typer.testing import CliRunner
 
+from fastsample import models
 from fastsample.cli.evaluate import evaluate
 from fastsample.cli.questions import questions
 from fastsample.cli.report import broken, report
@@ -132,6 +133,27 @@ def test_an_interrupted_run_is_gone_on_with(model, asked, whole, tmp_path, endin
     kept = ("answer", "votes", "tokens", "is_right", "counted")
     by_id = [{r["id"]: {k: r[k] for k in kept} for r in lines(f / "results.jsonl")} for f in (folder, whole)]
     assert by_id[0] == by_id[1]
+
+
+def test_a_place_that_cannot_be_written_is_told_before_a_model_is_loaded(asked, tmp_path, monkeypatch):
+    """No room is to be made there, and nothing to be gone on with: another place is the remedy."""
+    monkeypatch.setattr(models, "load", lambda *args, **more: pytest.fail("the model was loaded"))
+    (tmp_path / "file").write_text("")
+    result = run("evaluate", asked, "-o", tmp_path / "file" / "run", *OPTIONS)
+    assert result.exit_code == 2, result.output
+    assert "cannot be made: Not a directory; name a place that can be written with --out" in result.output
+    assert "make room" not in result.output
+
+
+def test_resume_of_nothing_is_refused(asked, tmp_path, monkeypatch):
+    """A name that was misspelt would begin another run."""
+    monkeypatch.setattr(models, "load", lambda *args, **more: pytest.fail("the model was loaded"))
+    result = run("evaluate", asked, "-o", tmp_path / "rnu", *OPTIONS, "--resume")
+    assert result.exit_code == 2, result.output
+    assert (
+        f"--resume goes on with a run, and there is no {tmp_path / 'rnu'}; leave it out to begin one" in result.output
+    )
+    assert not (tmp_path / "rnu").exists()
 
 
 def test_bad_lines_are_told_and_the_rest_is_done(model, tmp_path):
