@@ -12,17 +12,14 @@ from collections.abc import Callable
 from typing import cast
 
 from .child import Child
+from .statements import NUMBER, said, stated
 
 MAX_TEXT = 20_000  # an answer is looked for in the last so many characters
 REGEX_SECONDS = 2.0  # for the caller's own pattern on one text
 
 Extractor = Callable[[str], "str | None"]
 
-_NUMBER = re.compile(
-    r"(?<![\w.,/^])[-−+]?[$€£]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:(?<=\d)(?:\.\d+)?|\.\d+)"
-    r"(?:[eE][-+]?\d{1,3}\b)?(?:\s?/\s?\d+)?(?:\s?\\?%)?"
-)
-_PHRASE = re.compile(r"(?:\banswers?\b\W{0,6}?(?:\bis\b|:|=)|####)[ \t*:=]*([^\n]{1,300})", re.IGNORECASE)
+_MARK = re.compile(r"(?:\banswers?\b\W{0,6}?(?:\bis\b|:|=)|####)[\s*:=]{0,20}", re.IGNORECASE)
 
 
 def boxed(text: str) -> str | None:
@@ -52,7 +49,7 @@ def boxed(text: str) -> str | None:
 def last_number(text: str) -> str | None:
     """The last number of the text: sign, thousands separators, decimals, a/b and per cent included."""
     found = None
-    for match in _NUMBER.finditer(text[-MAX_TEXT:]):
+    for match in NUMBER.finditer(text[-MAX_TEXT:]):
         found = match
     return found.group().strip() if found else None
 
@@ -80,22 +77,18 @@ def last_line(text: str) -> str | None:
 
 
 def auto(text: str) -> str | None:
-    r"""\boxed{}, else what follows the last "answer is", "answer:" or "####" (its first number, or its words), else the
-    last number, else a last line of at most 40 characters."""
+    r"""\boxed{}, else what the last "answer is", "answer:" or "####" says, else what the text's end states.
+
+    None where a careful reader would not be sure: see `statements`.
+    """
     found = boxed(text)
     if found is not None:
         return found
     tail = text[-MAX_TEXT:]
-    phrases = _PHRASE.findall(tail)
-    if phrases:
-        phrase = phrases[-1].strip(" .*\t")
-        number = _NUMBER.search(phrase)
-        if number:
-            return number.group().strip()
-        if phrase:
-            return re.split(r"(?<=\w)[.;!](?:\s|$)", phrase)[0][:100]
-    number_or_line = last_number(tail) or last_line(tail)
-    return number_or_line if number_or_line is not None and len(number_or_line) <= 40 else None
+    end = None
+    for mark in _MARK.finditer(tail):
+        end = mark.end()
+    return stated(tail) if end is None else said(tail[end : end + 300].partition("\n")[0])
 
 
 def regex(pattern: str, *, seconds: float = REGEX_SECONDS) -> Extractor:

@@ -218,7 +218,7 @@ def test_choice(text, expected):
         ("work\n#### 42", "42"),
         ("The final answer is: Paris.", "Paris"),
         ("2 + 2 = 4", "4"),
-        ("Yes.", "Yes."),
+        ("Yes.", "Yes"),
         ("I do not know what this is about, and I will not say.", None),
         ("", None),
     ],
