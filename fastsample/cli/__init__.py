@@ -7,9 +7,10 @@ import sys
 try:
     import typer
 except ModuleNotFoundError as error:
-    sys.exit(f"fastsample: the command line needs {error.name}, which is not installed; pip install 'fastsample[demo]'")
+    sys.exit(f"fastsample: the command line needs {error.name}, which is not installed; pip install {error.name}")
 
 from ..version import __version__
+from .cache import cache
 from .evaluate import evaluate
 from .info import info
 from .merge import merge
@@ -40,5 +41,5 @@ def fastsample(
     """Many samples of one question, cheaply: one prefill for all temperatures, one batch, a vote with early exit."""
 
 
-for command in (solve, questions, evaluate, merge, report, plan, serve, info):
+for command in (solve, questions, evaluate, merge, report, plan, serve, info, cache):
     main.command()(command)
