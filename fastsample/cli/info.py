@@ -23,11 +23,11 @@ def info(
     """
     import fastsample
 
-    from ..models import loops
-
     record: dict[str, Any] = fastsample.info()
     if model is not None:
         with refusals():
+            from ..models import loops  # not above: what can run here is told without transformers too
+
             record["model"] = _service(model, dtype, device)
             record["untested"] += loops.unknown_internals()
     if as_json:
