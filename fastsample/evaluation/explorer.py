@@ -113,7 +113,7 @@ def outcomes_of(folder: Path) -> dict[str, Outcome]:
 
 def _outcome(result: Mapping[str, Any] | None, samples: Sequence[Written]) -> Outcome:
     named = {f"{s.temperature:g}": s.temperature for s in samples}
-    votes: dict[float, Counter[str]] = {s.temperature: Counter() for s in samples}
+    votes: dict[float, Counter[str]] = {t: Counter() for t in sorted(named.values())}
     if result is not None and "votes" in result:
         for name, mine in result["votes"].items():
             if name in named:
