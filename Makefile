@@ -20,7 +20,7 @@ INSTALL := $(PIP) install $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench wheel clean lock check-lock compat compat-min audit attack cost proof gpu
+.PHONY: help demo test lint format bench wheel clean lock check-lock compat compat-min audit attack cost proof gpu docs
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ format: $(VENV)/.lint ## Rewrite the files as `make lint` wants them
 
 bench: $(VENV)/.bench ## Check and time the sampler against its peers
 	$(BIN)/python bench/sampling.py
+
+docs: $(VENV)/.docs ## Build the documentation into build/site; a warning is an error
+	$(BIN)/python tools/site_pages.py
+	$(BIN)/mkdocs build --strict --quiet
 
 wheel: $(VENV)/.torch ## Build the sdist and the wheel into dist/
 	$(INSTALL) build
@@ -89,6 +93,10 @@ $(VENV)/.lint: pyproject.toml $(CONSTRAINTS) | $(VENV)/.test
 
 $(VENV)/.bench: pyproject.toml $(CONSTRAINTS) | $(VENV)/.demo
 	$(INSTALL) "fastsample[bench]"
+	touch $@
+
+$(VENV)/.docs: pyproject.toml $(CONSTRAINTS) | $(VENV)/.build
+	$(INSTALL) "fastsample[docs]"
 	touch $@
 
 # --- What others release ------------------------------------------------------------------------------------------------

