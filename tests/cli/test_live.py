@@ -65,9 +65,9 @@ def test_the_leader_stands_in_a_line_of_its_own():
 )
 def test_what_the_rule_waits_for(rule, answers, state):
     """By the rule itself: after which sample it could end the vote if all to come agreed with the leader."""
-    strategy = SelfConsistency(Question("?"), (7,), Settings((1.0,), 4, rule=rule), lambda text: text)
-    for number, answer in enumerate(answers):
-        strategy.enter(Written(number, 1.0, number, 7, answer, answer, 1, "eos"))
+    known = tuple(Written(number, 1.0, number, 7, answer, answer, 1, "eos") for number, answer in enumerate(answers))
+    question = Question("?", known=known)
+    strategy = SelfConsistency(question, (7,), Settings((1.0,), 4, rule=rule), lambda text: text)
     strategy.judge()
     assert state_of(strategy) == state
     assert state_of(SimpleNamespace(plan=PLAN)) == ""
