@@ -21,22 +21,26 @@ MOST = 6  # answers with a column of their own
 
 def show(result: Result, console: Console, palette: Palette) -> None:
     """Print the table, the answer with its reason, and the cost."""
-    console.print(votes_table(result, palette))
+    console.print(votes_table(result, palette, console.width))
     console.print()
     console.print(answer_line(result, palette))
     console.print(Text(harmless(result.reason), "dim"), soft_wrap=not console.is_terminal)
     console.print(Text(cost(result), "dim"), soft_wrap=not console.is_terminal)
 
 
-def votes_table(result: Result, palette: Palette) -> Table:
-    """A row per temperature, a column per answer, the leader first; what has no vote and what was cancelled last."""
+def votes_table(result: Result, palette: Palette, width: int) -> Table:
+    """A row per temperature, a column per answer, the leader first; what has no vote and what was cancelled last.
+
+    width: of the terminal, in characters; answers that have no room for a whole column of theirs are "others"
+    """
     totals = Counter[str]()
     for votes in result.votes.values():
         totals.update(votes)
     answers = [answer for answer, _ in totals.most_common()]
     if result.answer in totals:
         answers.sort(key=lambda answer: answer != result.answer)
-    shown, rest = answers[:MOST], answers[MOST:]
+    shown = _fitting(answers, width - max(map(len, [*result.votes, "all"])) - 2)
+    rest = answers[len(shown) :]
     counted = [s for s in result.samples if s.is_counted]
     columns = {
         "others": lambda t: sum(result.votes[t].get(a, 0) for a in rest),
@@ -60,6 +64,18 @@ def votes_table(result: Result, palette: Palette) -> Table:
         cells = [_number(totals[answer], f"bold {palette[answer]}") for answer in shown]
         table.add_row(Text("all", "bold"), *cells, *(_number(sum(by.values()), "dim") for by in extras.values()))
     return table
+
+
+def _fitting(answers: list[str], width: int) -> list[str]:
+    """The first answers, at least one, whose columns fit beside those that every table may have."""
+    room = width - sum(len(name) + 2 for name in ("others", "no answer", "not counted", "1,000,000"))
+    shown: list[str] = []
+    for answer in answers[:MOST]:
+        room -= max(len(short(answer)), 6) + 2
+        if shown and room < 0:
+            break
+        shown.append(answer)
+    return shown
 
 
 def answer_line(result: Result, palette: Palette) -> Text:

@@ -129,8 +129,8 @@
     return make("summary", "", what, got);
   }
 
-  function votesTable(run) {
-    const MOST = document.documentElement.clientWidth < 600 ? 3 : 6;
+  function votesTable(run, isBeside) {
+    const MOST = isBeside || document.documentElement.clientWidth < 600 ? 3 : 6;
     const shown = run.votes.slice(0, MOST);
     const rest = run.votes.slice(MOST);
     const columns = shown.map(([answer, isRight, , votes]) => [isRight ? `${answer} ✓` : answer, votes, isRight]);
@@ -172,7 +172,7 @@
     const section = make("section", "");
     if (name) section.append(make("h3", "", name));
     if (run === null) return section.append(make("p", "", "This run did not ask it.")), section;
-    section.append(votesTable(run));
+    section.append(votesTable(run, name !== ""));
     const choose = make("select");
     choose.setAttribute("aria-label", "samples shown");
     const choices = [["all samples", () => true]];
