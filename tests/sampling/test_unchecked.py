@@ -56,9 +56,10 @@ def test_its_distribution_is_nan(backend):
 def test_the_public_function_raises(backend, name):
     """On a CPU it looks first, and names the row."""
     for value in OUT_OF_RANGE[name]:
+        good = {"temperature": 1.0, "top_k": 1, "top_p": 1.0, "min_p": 0.0}[name]
+        parameter = {name: torch.tensor([good, value])}
         with pytest.raises(ValueError, match=f"{name} must be .* at row 1"):
-            good = {"temperature": 1.0, "top_k": 1, "top_p": 1.0, "min_p": 0.0}[name]
-            fastsample.sample(LOGITS.expand(2, -1), **{name: torch.tensor([good, value])}, backend=backend)
+            fastsample.sample(LOGITS.expand(2, -1), **parameter, backend=backend)
 
 
 def test_the_page_names_every_status():
