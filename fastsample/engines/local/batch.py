@@ -86,6 +86,16 @@ class Columns:
         return self.values | {"position": torch.tensor([row.position for row in rows], device=device)}
 
 
+def unfinished(rows: Sequence[Row]) -> list[int]:
+    """The rows that go on, each hole filled by the last of them, so that few rows are copied."""
+    order = list(range(len(rows)))
+    for i in reversed(range(len(order))):
+        if rows[i].sample.finish is not None:
+            order[i] = order[-1]
+            order.pop()
+    return order
+
+
 def first_logits(prefixes: Sequence[Prefix]) -> tuple[Tensor, Tensor]:
     """The prefixes' last logits, one row for each of them ([G, V]), and which of them each place reads ([B])."""
     different = list({id(prefix): prefix for prefix in prefixes}.values())

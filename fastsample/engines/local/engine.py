@@ -29,7 +29,7 @@ from ...models.forward import Prefix
 from ...torch_ops import onednn
 from ..base import Parked, Request, Sample, Traits, numbered
 from ..checks import check_ids, check_request
-from .batch import Columns, Row, draw, first_logits
+from .batch import Columns, Row, draw, first_logits, unfinished
 from .detokenizer import Detokenizer
 from .legs import Delimiters
 from .memory import memory_explained
@@ -134,9 +134,9 @@ class LocalEngine:
         with self._alone():
             self._settle()
             unwanted = {id(s): s for s in samples if s.finish is None}
-            rows = [row for row in self._rows if id(row.sample) in unwanted]
-            for row in rows:
-                gone(row).write()
+            for row in self._rows:
+                if id(row.sample) in unwanted:
+                    gone(row).write()
             for s in unwanted.values():
                 s.finish = "cancelled"
             self._tidy()
@@ -190,7 +190,9 @@ class LocalEngine:
         """
         with self._alone():
             self._settle()
-            with memory_explained(self.model, self._asked, is_packed=self.prepack):
+            with memory_explained(
+                self.model, lambda: [*self.running, *self.waiting][: self.slots], is_packed=self.prepack
+            ):
                 if self._logits is None:
                     self._admit()
                 if self._rows:
@@ -217,9 +219,9 @@ class LocalEngine:
         with self._alone():
             self._settle()
             if self._rows:
+                running = f"{len(self._rows)} sample{'s' * (len(self._rows) > 1)}"
                 raise RuntimeError(
-                    f"refresh needs an engine that writes nothing, got {len(self._rows)} "
-                    f"sample{'s' * (len(self._rows) > 1)} in the batch; run or cancel them first"
+                    f"refresh needs an engine that writes nothing, got {running} in the batch; run or cancel them first"
                 )
             kind: Any = type(self.runner)
             runner = kind(self.model, prepack=self.prepack)
@@ -331,11 +333,7 @@ class LocalEngine:
         """Drop the rows of finished samples, each hole filled by the last row, and what a call left half done."""
         if any(s.finish is not None for s in self.waiting):
             self.waiting = [s for s in self.waiting if s.finish is None]
-        order = list(range(len(self._rows)))
-        for i in reversed(range(len(order))):
-            if self._rows[i].sample.finish is not None:
-                order[i] = order[-1]
-                order.pop()
+        order = unfinished(self._rows)
         if len(order) < len(self._rows):
             logits = None if self._logits is None else self._logits[order]
             vars(self).update(_rows=[self._rows[i] for i in order], _logits=logits)
@@ -343,9 +341,6 @@ class LocalEngine:
         wanted = [place[row.name] for row in self._rows]
         if wanted != list(range(len(place))):
             self.runner.keep(wanted)
-
-    def _asked(self) -> list[Sample]:
-        return [*self.running, *self.waiting[: self.slots - len(self._rows)]]
 
     def _alone(self) -> Any:
         # One expression: an interrupt between the two calls would leave it locked. The lock is entered by `with`.
