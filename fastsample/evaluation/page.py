@@ -252,8 +252,8 @@ def incomplete(page: Report) -> str:
         s = page.search
         return (
             f"{plain(page.config['strategy'])}: of {s['questions']} questions {100 * s['coverage']:.1f} % have a right "
-            f"answer in some finished path, and {100 * s['choice']:.1f} % the chosen one; a scorer that always knew would "
-            f"gain {100 * s['gap']:.1f} points. A question took {s['legs']:.1f} legs, {s['depth']:.1f} deep, and "
+            f"answer in some finished path, and {100 * s['choice']:.1f} % the chosen one; a scorer that always knew "
+            f"would gain {100 * s['gap']:.1f} points. A question took {s['legs']:.1f} legs, {s['depth']:.1f} deep, and "
             f"{s['tokens']:,.0f} tokens."
         )
     rule = plain(page.config["rule"])

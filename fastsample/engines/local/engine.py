@@ -23,10 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ... import fallback
 from ...models.config import check_model, context_length, eos_of, vocabulary, weights_version
 from ...models.forward import Prefix
-from ...torch_ops import onednn
 from ..base import Parked, Request, Sample, Traits, numbered
 from ..checks import check_ids, check_request
 from .batch import Columns, Row, draw, first_logits, unfinished
@@ -37,7 +35,7 @@ from .outcome import Outcome, Refused, after_draw, appended, closed, gone
 from .parked import KeptPath, ReleasedError, path_of, prefix_after
 from .prompts import Prompts, extended
 from .runners import Runner
-from .selection import runner_for, service_for
+from .selection import runner_for, service_for, warn_of_rounding
 
 
 class LocalEngine:
@@ -85,11 +83,8 @@ class LocalEngine:
         self.runner = runner_for(model, prepack=prepack) if runner is None else runner
         reason = service_for(model).reason if runner is None else None
         self.traits = Traits(self.runner.name, str(getattr(model, "name_or_path", "")), reason=reason, parks=True)
-        if prepack and onednn.why_not(model) is None and not onednn.rounds_alike(model.dtype):
-            fallback.warn(
-                "prepack promises the same bits in any batch, and this torch rounds a row differently in small ones: "
-                "a text may differ between batches where two tokens are nearly tied; torch 2.13 does not"
-            )
+        if prepack:
+            warn_of_rounding(model)
         self.context = context_length(model)
         self.vocabulary = vocabulary(model)
         self.steps = 0

@@ -19,6 +19,7 @@ from ...models import compat
 from ...models.attention import SharingError
 from ...models.config import vocabulary
 from ...models.twin import Twin
+from ...torch_ops import onednn
 from .runners import ExpandedCacheRunner, RecomputeRunner, Runner, SharedPrefixRunner
 
 LADDER = (SharedPrefixRunner, ExpandedCacheRunner, RecomputeRunner)
@@ -164,3 +165,12 @@ def _whole(model: Any, text: Sequence[int]) -> torch.Tensor:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def warn_of_rounding(model: Any) -> None:
+    """Tell where packed weights do not keep their promise, that a text is the same in any batch."""
+    if onednn.why_not(model) is None and not onednn.rounds_alike(model.dtype):
+        fallback.warn(
+            "prepack promises the same bits in any batch, and this torch rounds a row differently in small ones: "
+            "a text may differ between batches where two tokens are nearly tied; torch 2.13 does not"
+        )
