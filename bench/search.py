@@ -1,6 +1,6 @@
 """Strategies in a world of right and wrong legs (tests/helpers/world.py): how often each finds the right answer.
 
-    python bench/search.py --questions 200 --widths 4,16,64
+    python bench/search.py --questions 100 --widths 4,16,64
 
 The least and the most possible come first: one sample, and an oracle's closed forms. Two scorers: an informative one on
 hard questions, and one that is fooled by some wrong legs on easy questions. Ends with one line of JSON.
@@ -47,7 +47,7 @@ def measured(strategy, p, scorer, questions):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--questions", type=int, default=200)
+    parser.add_argument("--questions", type=int, default=100)
     parser.add_argument("--widths", default="4,16,64")
     options = parser.parse_args()
     widths = [int(n) for n in options.widths.split(",")]

@@ -16,6 +16,7 @@ import typer
 from hostile import Hostile
 from test_house import FLOORS
 
+from fastsample.strategies.registry import METHODS
 from fastsample.strategies.self_consistency import SelfConsistency
 
 ROOT = Path(__file__).parent.parent
@@ -216,6 +217,25 @@ def test_the_strategy_serves_many_questions_at_once(first_readable):
     alone = [first_readable([question])[0] for question in questions]
     assert {r.question: len(r.samples) for r in together} == {r.question: len(r.samples) for r in alone}
     assert len({len(r.samples) for r in together}) > 1
+
+
+# --- docs/search.md ---------------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_search_is_what_was_stored():
+    """Each line of docs/search.md, from bench/search.json; and every strategy has its row and its example."""
+    page = PAGES["docs/search.md"].read_text()
+    stored = json.loads((ROOT / "bench/search.json").read_text())
+    cells = {}
+    for row in stored["rows"]:
+        kind = re.sub(r"n=\d+", "n=", row["strategy"])
+        cells.setdefault(kind, {}).setdefault(row["world"], []).append(f"{100 * row['right']:.0f}")
+    for worlds in cells.values():
+        assert f"| {' | '.join(' / '.join(shares) for shares in worlds.values())} |" in page
+    assert len(cells) == 5
+    for name in METHODS:
+        assert f"| `{name}` |" in page
+        assert re.search(rf'ask\("{name}[:"]', page), name
 
 
 # --- docs/performance.md and docs/gpu.md ------------------------------------------------------------------------------

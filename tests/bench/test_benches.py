@@ -18,7 +18,9 @@ sys.path.append(str(ROOT / "bench"))
 import peers  # noqa: E402
 
 # Scripts with a test here (kernel_cost.py is run by .ci/run, whole); the others are modules that these import.
-SCRIPTS = {"attention.py", "kernel_cost.py", "paths.py", "prefix.py", "sampling.py", "voting.py"}
+SCRIPTS = {
+    "attention.py", "kernel_cost.py", "paths.py", "prefix.py", "sampling.py", "search.py", "voting.py"
+}  # fmt: skip
 MODULES = {"caches.py", "gpu.py", "measure.py", "peers.py", "rows.py", "sass.py"}
 
 
@@ -74,6 +76,13 @@ def test_attention():
     lines = run("attention.py", "--quick").splitlines()
     assert [line.split()[:2] for line in lines] == [["tokens", "rows"], ["256", "1"], ["256", "8"]]
     assert all(float(line.split()[4]) > 0 for line in lines[1:])
+
+
+def test_search():
+    """Ten questions, two widths: a share for each strategy in each world, and no strategy took more than its tokens."""
+    found = json.loads(run("search.py", "--questions", 10, "--widths", "4,8").splitlines()[-1])
+    assert len(found["rows"]) == 3 * 5 * 2
+    assert {row["tokens"] for row in found["rows"]} == {28.0, 56.0}
 
 
 def test_voting_replayed(tmp_path):
