@@ -91,7 +91,7 @@ class Beam:
         asks = [self.leg_behind(task, path, temperature=0.0, legs=self.lookahead) for path in alive]
         rollouts = yield Grow(asks, keep=alive)
         yield Score(rollouts)
-        finished += [path for path in rollouts if path.is_final and len(finished) < self.n]
+        finished += [path for path in rollouts if path.is_final][: self.n - len(finished)]
         return {path: aggregate(rollout.scores, self.aggregate) for path, rollout in zip(alive, rollouts)}
 
     def leg_behind(self, task: Task, path: Path, **changes: Any) -> Ask:
