@@ -31,7 +31,7 @@ SECONDS = 1.0  # that a program has
 PIECES = [
     *(code for code, _ in FORGED.values()),
     *(f"{code}\nf()" for code, _ in SAYS.values() if "def f()" in code and "{port}" not in code),
-    DAEMON,
+    DAEMON.replace("a + b", "a - b"),
     "import os\nfor n in ({victim}, {parent}):\n    for s in (9, 19):\n        try: os.kill(n, s)\n        except OSError: pass",
     "open({secret!r}, 'a').write('changed')",
     "import socket\nsocket.create_connection(('127.0.0.1', {port}), 1)",
