@@ -1,7 +1,8 @@
 // The sampling contract once more, written from its text and sharing no line with csrc/: what millions of draws are
 // compared with. It sorts every row, and draws from one filtered row as often as it is asked.
 //
-// Built by oracle.py with -ffp-contract=off: a product and a sum are fused where the contract says so, and nowhere else.
+// Built by oracle.py with -ffp-contract=off: a product and a sum are fused where the contract says so, and nowhere
+// else.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
