@@ -23,7 +23,7 @@ import gpu
 import peers
 import rows as kinds
 import torch
-from measure import in_turn, machine, quantiles
+from measure import in_turn, machine, processor_seconds, quantiles, wall_seconds
 
 import fastsample
 
@@ -81,7 +81,7 @@ def main() -> None:
         print_threads(results)
     if options.plot:
         plot(results, options.plot)
-    print(json.dumps({"bench": "sampling", **about, "results": results}))
+    print(json.dumps({"bench": "sampling", **about, "processor_time": options.processor_time, "results": results}))
 
 
 def parse() -> argparse.Namespace:
@@ -95,6 +95,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--instruction-set", help="avx512, avx2 or x86-64 instead of the best")
     parser.add_argument("--libllama", help="libllama.so to load llama.cpp's sampler from")
     parser.add_argument("--seconds", type=float, default=8.0, help="a cell's budget (default 8)")
+    parser.add_argument("--processor-time", action="store_true", help="not the clock's, where others use the machine")
     parser.add_argument("--plot", type=Path, help="write a bar chart to this file")
     options = parser.parse_args()
     if options.device.type not in ("cpu", "cuda") or (options.device.type == "cuda" and not torch.cuda.is_available()):
@@ -157,7 +158,8 @@ def measure(cell: Cell, logits: torch.Tensor, options: argparse.Namespace) -> di
         if options.llama:
             chains = [peers.llama_cpp(x, **parameters, library=options.llama) for x in batches]
             contenders["llama.cpp"] = peers.one_by_one(chains)
-    return quantiles_of(in_turn(contenders, rounds=30, seconds=options.seconds), len(logits))
+    clock = processor_seconds if options.processor_time else wall_seconds
+    return quantiles_of(in_turn(contenders, rounds=30, seconds=options.seconds, clock=clock), len(logits))
 
 
 def measure_on_gpu(cell: Cell, logits: torch.Tensor, options: argparse.Namespace) -> dict[str, list[float]]:

@@ -96,7 +96,7 @@ def _show(page: Report, console: Console) -> None:
     table = Table(box=None, header_style="bold")
     for place in NARROW:
         table.add_column(
-            HEADS[place] if HEADS[place].endswith("%") else HEADS[place].replace(" ", "\n") if place else HEADS[place],
+            HEADS[place] if HEADS[place].endswith("%") else HEADS[place].replace(" ", "\n"),
             justify="right" if place else "left",
         )
     wide = max(NAME, console.width - 54)

@@ -51,12 +51,12 @@ def votes_table(result: Result, palette: Palette, width: int) -> Table:
     extras = {name: {t: value(t) for t in result.votes} for name, value in columns.items()}
     extras = {name: by for name, by in extras.items() if name == "tokens" or any(by.values())}
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("T", justify="right")
+    table.add_column("T", justify="right", min_width=max(map(len, [*result.votes, "all"])))
     for answer in shown:
         style = f"bold {palette[answer]}" if answer == result.answer else palette[answer]
         table.add_column(Text(short(answer), style), justify="right", no_wrap=True)
     for name in extras:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", no_wrap=True, min_width=len(name))  # an answer gives way before it
     for t, votes in result.votes.items():
         cells = [_number(votes.get(answer, 0), palette[answer]) for answer in shown]
         table.add_row(Text(t, "bold"), *cells, *(_number(by[t], "dim") for by in extras.values()))

@@ -66,7 +66,7 @@
 
   function fileOf(number) {
     if (!waiting.has(number)) {
-      const kept = [];
+      const kept = [null];
       kept[0] = new Promise((resolve, reject) => kept.push(resolve, reject));
       waiting.set(number, kept);
       const script = document.createElement("script");

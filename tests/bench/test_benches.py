@@ -19,8 +19,15 @@ import peers  # noqa: E402
 
 # Scripts with a test here (kernel_cost.py is run by .ci/run, whole); the others are modules that these import.
 SCRIPTS = {
-    "attention.py", "kernel_cost.py", "paths.py", "prefix.py", "sampling.py", "search.py", "voting.py"
-}  # fmt: skip
+    "attention.py",
+    "extractors.py",
+    "kernel_cost.py",
+    "paths.py",
+    "prefix.py",
+    "sampling.py",
+    "search.py",
+    "voting.py",
+}
 MODULES = {"caches.py", "gpu.py", "measure.py", "peers.py", "rows.py", "sass.py"}
 
 
@@ -39,6 +46,12 @@ def test_every_script_is_known_here():
     assert "make cost" in (ROOT / ".ci/run").read_text().splitlines()
     for name in MODULES:
         assert "__main__" not in (ROOT / "bench" / name).read_text()
+
+
+@pytest.mark.slow
+def test_extractors():
+    """The labelled outputs, read by every extractor."""
+    assert "agree" in run("extractors.py")
 
 
 def test_sampling():
@@ -69,6 +82,19 @@ def test_the_naive_peers_draw_from_the_same_distribution(peer):
     expected = fastsample.distribution(logits, **setting)[0]
     assert set(share.nonzero()[:, 0].tolist()) <= set(expected.nonzero()[:, 0].tolist())
     assert float((share - expected).abs().max()) < 0.01
+
+
+def test_the_table_of_topk_first_is_what_was_stored():
+    """Its lines in docs/performance.md, from bench/topk_first.json; the gains are those of its medians."""
+    stored = json.loads((ROOT / "bench/topk_first.json").read_text())
+    assert stored["processor_time"]
+    page = (ROOT / "docs/performance.md").read_text()
+    for cell in stored["results"]:
+        us = {name: middle for name, (_, middle, _) in cell["us_per_row"].items()}
+        ours, first, theirs = us["fastsample"], us["torch topk, then top-p"], us["transformers"]
+        values = " | ".join(f"{x:,.0f}" for x in (first, theirs, us["torch sort"]))
+        assert f"| {cell['batch']} | **{ours:.0f}** | {values} | {first / ours:.1f}, {theirs / ours:.0f} |" in page
+    assert stored["date"] in page
 
 
 def test_attention():

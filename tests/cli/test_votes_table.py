@@ -10,7 +10,7 @@ from fastsample.cli.result_view import votes_table
 from fastsample.strategies.records import Result, Written
 
 
-@pytest.mark.parametrize("width", [80, 60])
+@pytest.mark.parametrize("width", [80, 100])
 def test_no_name_in_the_table_of_votes_is_cut(width):
     """Where long answers leave no room, fewer of them have a column; every heading is whole, and so is every number."""
     answers = [f"a longer answer {n}" for n in range(9)]
