@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import llama
 import pytest
 import torch
 from stored_run import made_up
@@ -26,6 +27,9 @@ SCRIPTS = {
     "prefix.py",
     "sampling.py",
     "search.py",
+    "serve.py",
+    "server_cost.py",
+    "servers.py",
     "voting.py",
 }
 MODULES = {"caches.py", "gpu.py", "measure.py", "peers.py", "rows.py", "sass.py"}
@@ -157,3 +161,29 @@ def test_prefix():
     found = json.loads(run("prefix.py", "--only", "steps", "--grid", "64x2", seconds=300).splitlines()[-1])
     assert [one["peer"] for one in found["steps"]] == ["shared", "dynamic", "malloc", "static"]
     assert all(one["step"]["p50"] > 0 for one in found["steps"])
+
+
+def test_server_cost():
+    """Samples of a made-up server: tokens came, and what they cost is told."""
+    found = json.loads(run("server_cost.py", "--seconds", 1).splitlines()[-1])
+    assert found["tokens_per_second"] > 0
+    assert 0 < found["of_a_core"] < 2
+
+
+def test_serve():
+    """Sixty-four clients, some rude: nothing strange is told, and nothing is left."""
+    pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
+    found = json.loads(run("serve.py", "--seconds", 4).splitlines()[-1])
+    assert found["left"] == [0, 0]
+    assert found["told"]["200"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.model
+@pytest.mark.skipif(llama.why_not() is not None, reason=str(llama.why_not()))
+def test_servers():
+    """Two rules over a real server, a sample or two of each temperature."""
+    said = run("servers.py", "--samples", 1, "--tokens", 2, "--only", "beta", seconds=400)
+    full, beta = json.loads(said.splitlines()[-1])["rows"]
+    assert (full["rule"], beta["rule"]) == ("majority", "beta")
+    assert full["received"] <= full["written"]
