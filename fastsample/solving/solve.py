@@ -211,4 +211,4 @@ def repeat(
     sample, _ = engine.submit([strategy.request(number)] * 2)
     while sample.finish is None:
         engine.step()
-    return Written.of(sample, (number, *strategy.plan[number]), strategy.extract(sample.text))
+    return Written.of(sample, (number, *strategy.plan[number]), strategy.answer_of(sample))

@@ -88,7 +88,7 @@ class SelfConsistency:
 
     def take(self, sample: Sample) -> None:
         """A sample that ended by itself: its answer is read, and it votes once it has been scored."""
-        self._fresh.append(self._write(sample, self._answer(sample)))
+        self._fresh.append(self._write(sample, self.answer_of(sample)))
 
     def unscored(self) -> tuple[Scorer | None, Sequence[Candidate]]:
         """What has an answer: a score decides between answers."""
@@ -190,8 +190,8 @@ class SelfConsistency:
         self.verdict = Verdict(True, answer, False, len(self.plan), is_tie, reason)
         return replace(self.result(), status="interrupted")
 
-    def _answer(self, sample: Sample) -> str | None:
-        """What it votes for. A text that was cut has not come to its answer, whatever number it stops at."""
+    def answer_of(self, sample: Sample) -> str | None:
+        """What a sample votes for. A text that was cut has not come to its answer, whatever number it stops at."""
         is_cut = sample.finish == "length" and not self.settings.cut_votes
         return None if is_cut else self.extract(sample.text)
 
