@@ -7,7 +7,7 @@ from tiny import tiny
 import fastsample
 from fastsample.engines.base import Request
 from fastsample.engines.local.engine import LocalEngine
-from fastsample.hf.generate import FastSampler
+from fastsample.hf import FastSampler
 from fastsample.hf.generate import generate as shared
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA or ROCm device")]
