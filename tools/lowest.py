@@ -13,7 +13,7 @@ def lowest(wanted: list[str]) -> list[str]:
     for one in wanted:
         if one.startswith("fastsample["):
             continue
-        found = re.fullmatch(r"([\w.-]+)>=([\w.]+)(\s*;.*)?", one)
+        found = re.fullmatch(r"([\w.-]+)(?:\[\w+\])?>=([\w.]+)(\s*;.*)?", one)
         if not found:
             raise SystemExit(f"a requirement must be written name>=version, got {one}; only that has one lower bound")
         name, bound, marker = found.groups()
