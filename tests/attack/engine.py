@@ -35,7 +35,7 @@ ARCHITECTURES = (
 PROMPTS = [tuple(3 + (11 * i + 7 * k) % (VOCAB - 3) for i in range(n)) for k, n in enumerate((3, 9, 17))]
 FAULTS = (RuntimeError("thrown"), MemoryError("thrown"), torch.OutOfMemoryError("thrown"), KeyboardInterrupt("thrown"))
 # Calls of the runner, and whether the fault comes behind them.
-PLACES = (("prefill", False), ("prefill", True), ("add", False), ("step", False))
+PLACES = tuple((verb, behind) for verb in ("prefill", "add", "step", "keep") for behind in (False, True))
 BAD = ({"prompt": ()}, {"prompt": (VOCAB,)}, {"temperature": -1.0}, {"top_p": 0.0}, {"max_new_tokens": 0})
 
 

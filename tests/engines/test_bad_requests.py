@@ -228,6 +228,22 @@ def test_a_copied_cache_is_as_before_after_a_failed_step(name):
     assert torch.equal(runner.step(tokens, [4, 4]), twin.step(tokens, [4, 4]))  # its result was lost
 
 
+def test_out_of_memory_with_nothing_left_to_write_stays_as_it_is(model, monkeypatch):
+    """The last samples have ended, and their rows cannot be taken out: there is no plan to tell of."""
+    engine = LocalEngine(model, None)
+    (sample,) = engine.submit([Request((5, 6, 7), max_new_tokens=1)])
+
+    def none(*_):
+        raise MemoryError("none")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.runner, "keep", none)
+        with pytest.raises(MemoryError, match="^none$"):
+            engine.run()
+    assert engine.step() == [sample]
+    assert engine.is_idle
+
+
 @pytest.mark.parametrize("where", ["prefill", "add", "step"])
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("[enforce fail] can't allocate memory: you tried"),
                                    torch.OutOfMemoryError("CUDA out of memory")])  # fmt: skip

@@ -193,9 +193,9 @@ def memory_explained(model: Any, asked: Callable[[], Sequence[Sample]], *, is_pa
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
         samples = asked()
+        if not samples or not is_out_of_memory(error):
+            raise
         plan = memory_plan_of(
             model,
             prompt_tokens=max(len(s.request.prompt) for s in samples),
