@@ -65,7 +65,7 @@ def test_lines_are_forced_in_batches_samples_first(tmp_path, events, monkeypatch
         run.add_sample("p", written(256))
         assert events == batch
         now = 2.1
-        run.add_session(1, 1, 1)
+        run.add_costs(1, 1, 1, is_last=True)
         assert events == 2 * batch
     assert events == 3 * batch
     assert "after 256 lines or 2 seconds" in PAGE

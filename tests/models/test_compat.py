@@ -71,7 +71,7 @@ def test_another_cache_that_comes_back_is_a_sentence(returned, sentence, monkeyp
     model = tiny("llama")
     forward = Forward(model)
     call = compat.Signature.call
-    monkeypatch.setattr(compat.Signature, "call", lambda *args: (call(*args)[0], returned))
+    monkeypatch.setattr(compat.Signature, "call", lambda *args, **named: (call(*args, **named)[0], returned))
     with pytest.raises(compat.UnknownModelError, match=f"LlamaForCausalLM {sentence}"):
         forward(torch.tensor([[1, 2]]), compat.plain_cache(model))
 
