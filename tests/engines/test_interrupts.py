@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from plain import Letters
-from tiny import tiny
+from tiny import OWN_CACHES, tiny
 
 import fastsample
 from fastsample.engines.base import Request
@@ -18,8 +18,9 @@ from fastsample.engines.local.runners import ExpandedCacheRunner, RecomputeRunne
 
 PACKAGE = str(Path(fastsample.__file__).parent)
 PROMPTS = ((5, 6, 7, 8), (9, 4))
+RECURRENT = RecomputeRunner if "mamba" in OWN_CACHES else ExpandedCacheRunner
 CASES = [("llama", SharedPrefixRunner), ("mistral", SharedPrefixRunner), ("llama", ExpandedCacheRunner),
-         ("mamba", ExpandedCacheRunner), ("llama", RecomputeRunner)]  # fmt: skip
+         ("mamba", RECURRENT), ("llama", RecomputeRunner)]  # fmt: skip
 
 
 class Interrupts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from plain import Letters, write
-from tiny import sharing, tiny
+from tiny import OWN_CACHES, sharing, tiny
 
 from fastsample.engines.base import Request, is_parking
 from fastsample.engines.local.engine import LocalEngine
@@ -14,7 +14,8 @@ from fastsample.engines.local.runners import ExpandedCacheRunner, RecomputeRunne
 PROMPT = tuple(3 + 7 * i % 90 for i in range(21))
 MODELS = ("llama", "mistral", "gemma3_text", "gpt2", "mamba")
 KINDS = [SharedPrefixRunner, ExpandedCacheRunner, RecomputeRunner]
-SERVED = [(name, kind) for name in MODELS for kind in KINDS if (name, kind) != ("mamba", SharedPrefixRunner)]
+NOT_SERVED = {("mamba", SharedPrefixRunner), *((name, ExpandedCacheRunner) for name in OWN_CACHES)}
+SERVED = [(name, kind) for name in MODELS for kind in KINDS if (name, kind) not in NOT_SERVED]
 EVERY = pytest.mark.parametrize(("name", "kind"), SERVED)
 
 
