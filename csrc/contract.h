@@ -134,8 +134,8 @@ FASTSAMPLE_FN bool is_in_range(float temperature, int32_t top_k, float top_p, fl
 
 FASTSAMPLE_FN bool is_greedy(float temperature) { return temperature == 0; }
 
-// The factor of a temperature > 0: log2(e) / T in float64, rounded once. Of any other a number too: a row is read before
-// anything looks at its parameters.
+// The factor of a temperature > 0: log2(e) / T in float64, rounded once. Of any other a number too: a row is read
+// before anything looks at its parameters.
 FASTSAMPLE_FN float inverse_temperature(float temperature) {
   const double c = kLog2e / static_cast<double>(temperature);
   if (c > kLargest) return kLargest;

@@ -106,12 +106,11 @@ static __device__ __forceinline__ void write_raw(const Row<D>& row, const Stats&
 template <Dtype D>
 static __device__ __forceinline__ void finish_row(const Call& call, const Row<D>& row, int64_t b, Desk& desk) {
   const bool is_written = thread_of() == 0, has_stats = call.stats.logprob != nullptr;
-  const Status status = row.top != row.top    ? kHoldsNan
-                        : row.top > kLargest  ? kHoldsInfinity
-                        : row.top < -kLargest ? kNoFinite
-                        : is_in_range(call.temperature[b], call.top_k[b], call.top_p[b], call.min_p[b])
-                            ? kValid
-                            : kOutOfRange;
+  const Status status = row.top != row.top                                                              ? kHoldsNan
+                        : row.top > kLargest                                                            ? kHoldsInfinity
+                        : row.top < -kLargest                                                           ? kNoFinite
+                        : is_in_range(call.temperature[b], call.top_k[b], call.top_p[b], call.min_p[b]) ? kValid
+                                                                                                        : kOutOfRange;
   if (is_written && has_stats) call.stats.status[b] = status;
   if (status != kValid) {
     if (!is_written) return;
