@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 
 import llama
 import pytest
@@ -36,12 +35,12 @@ def test_a_vote_that_ends_early_costs_less(url):
     costs = {}
     for rule in ("majority", "ahead:k=2"):
         with ServerEngine([url]) as engine:
-            before = llama.counters(url)[0]
+            before = llama.settled(url)[0]
             result = solve(
                 None, engine.tokenizer, EASY, temperatures=(0.2, 0.6), samples=8, rule=rule, engine=engine,
                 max_new_tokens=24, together=False,
             )  # fmt: skip
-            costs[rule] = llama.counters(url)[0] - before
+            costs[rule] = llama.settled(url)[0] - before
             assert 0 <= costs[rule] - result.tokens <= len(result.samples)  # what was under way: a token a sample
             assert result.prompt_tokens > 20
             assert result.answer is not None
@@ -51,15 +50,14 @@ def test_a_vote_that_ends_early_costs_less(url):
 def test_a_cancelled_group_writes_a_token_more_at_most(url):
     """Sixteen samples of three hundred tokens, closed after some: what is written is what came, and one each."""
     with ServerEngine([url]) as engine:
-        before = llama.counters(url)[0]
+        before = llama.settled(url)[0]
         prompt = engine.tokenizer('[{"role": "user", "content": "Count from 1 to 1000."}]')["input_ids"]
         samples = engine.submit([Request(prompt, temperature=0.8, max_new_tokens=300) for _ in range(16)])
         while not engine.is_idle and sum(len(s.tokens) for s in samples) < 16 * 6:
             engine.step()
         engine.cancel(samples)
         received = sum(len(s.tokens) for s in samples)
-        time.sleep(1)
-        written = llama.counters(url)[0] - before
+        written = llama.settled(url)[0] - before
         assert received <= written <= received + 2 * 16  # the step under way, and one that had not come yet
 
 
@@ -67,10 +65,10 @@ def test_one_prompt_is_read_once(url):
     """Sixteen samples of a prompt of four hundred tokens are one request with n = 16."""
     text = f"Remember {' '.join(map(str, range(100, 200)))}. " + EASY
     with ServerEngine([url]) as engine:
-        before = llama.counters(url)[1]
+        before = llama.settled(url)[1]
         result = solve(None, engine.tokenizer, text, temperatures=(0.7,), samples=16, max_new_tokens=4, engine=engine)
         assert result.prompt_tokens > 400
-        assert llama.counters(url)[1] - before <= result.prompt_tokens + 16
+        assert llama.settled(url)[1] - before <= result.prompt_tokens + 16
 
 
 def test_the_model_s_own_tokenizer(url, embedded):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import time
 import urllib.request
 from contextlib import contextmanager
 
@@ -45,3 +46,13 @@ def counters(url):
         int(re.search(rf"^llamacpp:{name} (\d+)", text, re.M)[1])
         for name in ("tokens_predicted_total", "prompt_tokens_total")
     )
+
+
+def settled(url):
+    """The same, once it stands still: the server counts a request a moment after its answer."""
+    known, still = counters(url), 0
+    while still < 3:
+        time.sleep(0.3)
+        now = counters(url)
+        known, still = now, still + 1 if now == known else 0
+    return known
