@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import _thread
+import os
+import signal
 import threading
 import time
 
@@ -65,7 +66,7 @@ def test_what_loops_is_stopped(is_main):
 def test_ctrl_c_stops_the_work():
     """It ends the wait at once, and nothing runs on."""
     seen = []
-    threading.Timer(0.2, _thread.interrupt_main).start()
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         in_time(lambda: forever(seen), 60, "the thing")
     last = len(seen)
