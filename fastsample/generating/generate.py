@@ -9,11 +9,9 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
 from ..engines.base import Engine, Request, Sample
 from ..engines.local.engine import LocalEngine
-from ..sampling.api import fresh_seed
+from ..sampling.api import named_or_fresh
 from ..strategies.plan import stream_of
 from .batch import Batch
 from .prompts import prompts_of
@@ -114,7 +112,7 @@ def generate_each(
         )
     if isinstance(stop, str):
         stop = (stop,)
-    seed = int(fresh_seed(torch.empty(0))) if seed is None else seed
+    seed = named_or_fresh(seed)
     if engine is None:
         engine = LocalEngine(model, tokenizer, slots=slots, prepack=prepack)
     earlier: Counter[tuple[tuple[int, ...], float]] = Counter()  # a prompt that is asked again gets other samples

@@ -21,7 +21,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 from ..engines.base import Request, Sample
 from ..engines.local.engine import LocalEngine
 from ..models import compat, loops
-from ..sampling.api import fresh_seed
+from ..sampling.api import named_or_fresh
 from .per_row import RowProcessors, kept
 
 
@@ -58,7 +58,7 @@ def generate(
     mask = _refuse(model, input_ids, generation_config, model_kwargs, assistant)
     is_random = generation_config.do_sample or temperatures is not None
     processors, given = kept(logits_processor, generation_config, is_random), rows
-    seed = int(fresh_seed(torch.empty(0))) if seed is None else seed
+    seed = named_or_fresh(seed)
     per_row = _temperatures(temperatures, rows, generation_config)
     each = len(per_row) // rows  # sequences of every row that only the list of temperatures asks for
     input_ids, mask, rows = input_ids.repeat_interleave(each, 0), mask.repeat_interleave(each, 0), len(per_row)

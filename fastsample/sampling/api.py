@@ -127,6 +127,11 @@ def fresh_seed(logits: Tensor, generator: torch.Generator | None = None) -> int 
     return int(drawn) if is_number else drawn
 
 
+def named_or_fresh(seed: int | None) -> int:
+    """The seed, or a fresh one for None: for whoever keeps it over many draws."""
+    return int(fresh_seed(torch.empty(0))) if seed is None else seed
+
+
 class SparseDistribution(NamedTuple):
     """The kept tokens of each row, most probable first; K is the largest number of kept tokens of any row."""
 

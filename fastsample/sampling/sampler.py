@@ -8,7 +8,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from .api import fresh_seed, sample
+from .api import named_or_fresh, sample
 from .contract import IntParameter, Parameter, Stats
 
 
@@ -35,7 +35,7 @@ class Sampler:
         stream: Sequence[int] | Tensor | None = None,
         position: IntParameter = 0,
     ) -> None:
-        self.seed = int(fresh_seed(torch.empty(0))) if seed is None else seed
+        self.seed = named_or_fresh(seed)
         self.stream = stream
         self.position = position
         self.parameters: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}

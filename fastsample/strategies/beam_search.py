@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..scoring.base import Scorer, aggregate
+from ..voting.rule import at_least
 from .base import Choice, Grow, Score, Steps
 from .best_of_n import temperatures_of
 from .choice import check_choice, needed
@@ -40,11 +41,8 @@ class Beam:
     how: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("n", "m", "leg", "depth"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.lookahead < 0:
-            raise ValueError(f"lookahead must be at least 0, got {self.lookahead}")
+        at_least(1, n=self.n, m=self.m, leg=self.leg, depth=self.depth)
+        at_least(0, lookahead=self.lookahead)
         if self.n % self.m:
             fitting = " or ".join(f"n={n}" for n in (self.n // self.m * self.m, (self.n // self.m + 1) * self.m) if n)
             raise ValueError(f"n must be a multiple of m, got n={self.n}, m={self.m}; {fitting}")
@@ -65,13 +63,13 @@ class Beam:
     def search(self, task: Task) -> Any:
         """The beam alone: a generator that returns the finished paths, all of them scored."""
         finished: list[Path] = []
-        kept = [task.root]
+        kept, temperatures = [task.root], temperatures_of(self.temperatures)
         for depth in range(self.depth):
             room = self.n - len(finished)
             count = min(len(kept), room)
             if not count:
                 break
-            heats = in_turn(temperatures_of(self.temperatures), room)
+            heats = in_turn(temperatures, room)
             asks = [self.leg_behind(task, kept[i % count], temperature=heats[i // count]) for i in range(room)]
             paths = merged(task, (yield Grow(asks)))
             yield Score(paths)

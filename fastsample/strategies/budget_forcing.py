@@ -8,7 +8,7 @@ from typing import Any
 from ..scoring.base import Scorer
 from ..voting.rule import at_least
 from .base import Choice, Grow, Score, Steps
-from .choice import check_choice, needed
+from .choice import check_how
 from .path import Path
 from .task import Task
 from .thought_switches import ThoughtSwitchPenalty
@@ -61,8 +61,7 @@ class Force:
 
     def check(self, scorer: Scorer | None) -> None:
         """Raise ValueError for a scorer that does not fit."""
-        if self.how != "vote":
-            check_choice(self.how, "last", needed(f"how={self.how}", scorer, process=False))
+        check_how(self.how, scorer)
 
     def __call__(self, task: Task) -> Steps:
         """See `base.Method`."""
@@ -152,8 +151,7 @@ class Efforts:
 
     def check(self, scorer: Scorer | None) -> None:
         """Raise ValueError for a scorer that does not fit."""
-        if self.how != "vote":
-            check_choice(self.how, "last", needed(f"how={self.how}", scorer, process=False))
+        check_how(self.how, scorer)
 
     def __call__(self, task: Task) -> Steps:
         """See `base.Method`."""

@@ -39,6 +39,12 @@ def check_choice(how: str, aggregate_how: str, scorer: Scorer | None) -> None:
                 )
 
 
+def check_how(how: str, scorer: Scorer | None) -> None:
+    """The same for whole texts, of which all but a plain vote needs a scorer."""
+    if how != "vote":
+        check_choice(how, "last", needed(f"how={how}", scorer, process=False))
+
+
 def choose(paths: Sequence[Path], scorer: Scorer | None, how: str = "auto", aggregate_how: str = "last") -> Choice:
     """Choose among the finished ones of these paths.
 

@@ -6,10 +6,9 @@ vote    best:n=16    beam:n=16,m=4,aggregate=min    force:wait=Hmm
 from __future__ import annotations
 
 import inspect
-from dataclasses import fields, is_dataclass
-from typing import Any
 
 from ..scoring.base import Scorer
+from ..voting import short_form
 from .base import MakeStrategy, Method
 from .beam_search import DVTS, Beam
 from .best_of_n import Best, WeightedVote
@@ -38,7 +37,6 @@ METHODS: dict[str, type] = {
     "retrieve": Retrieve,
     "agot": AGoT,
 }
-_NOUNS = {int: "a whole number", float: "a number", str: "text"}
 
 
 def method_of(given: str | Method | MakeStrategy) -> Method | None:
@@ -61,23 +59,9 @@ def check_fit(method: Method, scorer: Scorer | None) -> None:
 
 
 def _named(text: str) -> Method:
-    name, _, rest = text.strip().partition(":")
-    kind = METHODS.get(name.strip().lower().replace("_", "-"))
-    if kind is None:
-        raise ValueError(f"no strategy is called {name!r}; there are {', '.join([VOTE, *METHODS])}")
-    known: dict[str, Any] = {field.name: field.default for field in fields(kind)}
-    values: dict[str, Any] = {}
-    for part in filter(None, _parts(rest)):
-        key, equals, value = part.partition("=")
-        key = key.strip()
-        if key not in known or not equals:
-            raise ValueError(f"{name} knows {', '.join(f'{k}={v}' for k, v in known.items())}; got {part!r}")
-        wanted: Any = type(known[key])
-        try:
-            values[key] = _unescaped(value) if wanted is str else wanted(value.strip())
-        except ValueError:
-            raise ValueError(f"{name}'s {key} is {_NOUNS[wanted]}, got {value!r}") from None
-    return kind(**values)  # type: ignore[no-any-return]
+    name, kind, rest = short_form.named(METHODS, "strategy", text, before=VOTE)
+    parts = filter(None, _parts(rest))
+    return short_form.made(name, kind, parts, words="text", text_of=_unescaped)  # type: ignore[no-any-return]
 
 
 _ESCAPES = {"n": "\n", "t": "\t", "\\": "\\", ",": ","}
@@ -114,13 +98,9 @@ def strategy_name(method: Method | MakeStrategy | str) -> str:
     if isinstance(method, str):
         named = method_of(method)
         return VOTE if named is None else strategy_name(named)
-    kinds = {kind: name for name, kind in METHODS.items()}
-    if type(method) not in kinds or not is_dataclass(method):
+    if type(method) not in METHODS.values():
         return str(getattr(method, "__name__", type(method).__name__))
-    changed = [
-        f"{f.name}={_escaped(getattr(method, f.name))}" for f in fields(method) if getattr(method, f.name) != f.default
-    ]
-    return kinds[type(method)] + (":" + ",".join(changed) if changed else "")
+    return short_form.written(METHODS, method, _escaped)
 
 
 def _escaped(value: object) -> str:

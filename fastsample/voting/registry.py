@@ -5,9 +5,7 @@ majority    beta    beta:confidence=0.9    ahead:k=4,min_votes=3    weighted:by=
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Any
-
+from . import short_form
 from .rule import Rule
 from .stopping import Ahead, Beta, Certified, Decided, Majority, TwoStage, Window
 from .weighted import Confidence, Weighted
@@ -32,31 +30,11 @@ def rule_of(text: str | Rule) -> Rule:
     """
     if isinstance(text, Rule):
         return text
-    name, _, rest = text.strip().partition(":")
-    kind = RULES.get(name.strip().lower().replace("_", "-"))
-    if kind is None:
-        raise ValueError(f"no rule is called {name!r}; there are {', '.join(RULES)}")
-    known: dict[str, Any] = {field.name: field.default for field in fields(kind)}
-    values: dict[str, object] = {}
-    for part in filter(None, (p.strip() for p in rest.split(","))):
-        key, equals, value = (p.strip() for p in part.partition("="))
-        if key not in known or not equals:
-            raise ValueError(f"{name} knows {', '.join(f'{k}={v}' for k, v in known.items())}; got {part!r}")
-        wanted: Any = type(known[key])
-        try:
-            values[key] = wanted(value)
-        except ValueError:
-            raise ValueError(f"{name}'s {key} is {_NOUNS[wanted]}, got {value!r}") from None
-    return kind(**values)  # type: ignore[arg-type]
-
-
-_NOUNS = {int: "a whole number", float: "a number", str: "a word"}
+    name, kind, rest = short_form.named(RULES, "rule", text)
+    parts = filter(None, (part.strip() for part in rest.split(",")))
+    return short_form.made(name, kind, parts, words="a word")  # type: ignore[no-any-return]
 
 
 def name_of(rule: Rule) -> str:
     """The short form; `rule_of(name_of(rule)) == rule`. Fields at their defaults are left out."""
-    kinds = {kind: name for name, kind in RULES.items()}
-    if type(rule) not in kinds:
-        return repr(rule)
-    changed = [f"{f.name}={getattr(rule, f.name)}" for f in fields(rule) if getattr(rule, f.name) != f.default]
-    return kinds[type(rule)] + (":" + ",".join(changed) if changed else "")
+    return short_form.written(RULES, rule) if type(rule) in RULES.values() else repr(rule)
