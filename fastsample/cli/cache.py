@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
 from . import options
-from .terminal import console_for, refusals, refuse
+from .terminal import console_for, json_line, refusals, refuse
 
 
 def cache(
@@ -32,7 +31,7 @@ def cache(
         gone = [model for model in chosen if remove(model)] if clear else []
     if as_json:
         shown = [{"name": m.name, "bytes": m.size, "folder": str(m.folder), "removed": m in gone} for m in chosen]
-        print(json.dumps({"folder": str(place), "models": shown}))
+        print(json_line({"folder": str(place), "models": shown}))
     else:
         for model in chosen:
             state = "" if not clear else "  removed" if model in gone else "  in use, left"

@@ -80,11 +80,8 @@ class Board:
 
     def __call__(self, event: Event) -> None:
         self.strategy = event.strategy
-        if self._live is not None and event.kind in (
-            "start",
-            "votes",
-        ):  # worked out here: the drawing thread only reads
-            self.rule_state = state_of(event.strategy)
+        if self._live is not None and event.kind in ("start", "votes"):
+            self.rule_state = state_of(event.strategy)  # here, as the drawing thread only reads
         if event.kind == "prompt" and (self.read is not None or event.read < len(event.strategy.prompt)):
             self.read = event.read
         if event.kind == "token" and self.first_token is None:
