@@ -56,10 +56,12 @@ def test_a_sample_is_one_streamed_chat():
         assert server.headers[0]["connection"] == "close"
 
 
-def test_a_limit_is_the_end():
-    """Of the server's, and of ours where it writes on."""
+@pytest.mark.parametrize("hears", [None, lambda *_: None])
+def test_a_limit_is_the_end(hears):
+    """Of the server's, and of ours where it writes on, whether somebody listens or not."""
     for fault in (None, "endless"):
         with Hostile(lambda *_, fault=fault: fault) as server, over(server) as engine:
+            engine.on_piece = hears
             (sample,) = engine.submit([request(max_new_tokens=4)])
             engine.run()
             assert (sample.finish, len(sample.tokens)) == ("length", 4)

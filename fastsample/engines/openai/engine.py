@@ -261,7 +261,7 @@ class ServerEngine:
             sample.tokens += [UNTOLD] * missing
         if piece.text and self.on_piece is not None:
             self.on_piece(sample, piece.text)
-        elif len(piece.tokens) > room:  # it was told where to end, and writes on
+        if len(piece.tokens) > room:  # it was told where to end, and writes on
             finish = "length"
             job, future = self._jobs[id(sample)]
             if len(job.samples) == 1:
