@@ -12,6 +12,7 @@ from hashlib import blake2b
 
 MAX_ANSWER = 300  # longer ones are compared by their hash
 MAX_DIGITS = 200  # longer numbers are compared as text
+ROUNDS = 8  # readings of what a reading left
 
 
 def canonical(answer: str) -> str | None:
@@ -19,6 +20,15 @@ def canonical(answer: str) -> str | None:
 
     returns: None where nothing is left to compare; at most MAX_ANSWER characters
     """
+    form = _once(answer)
+    for _ in range(ROUNDS):  # what one reading brings together, the next may read as markup: \~0
+        if form is None or (again := _once(form)) == form:
+            return form
+        form = again
+    return form
+
+
+def _once(answer: str) -> str | None:
     if len(answer) > 10 * MAX_ANSWER:
         return "#" + blake2b(answer.encode("utf-8", "replace"), digest_size=16).hexdigest()
     text = _plain(answer)

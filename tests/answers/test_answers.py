@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import perf_counter, process_time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fastsample.answers.equivalence import MAX_ANSWER, canonical
@@ -142,7 +142,9 @@ def test_long_answers_differ_by_their_end():
     assert canonical("a" * 5000) == canonical("a" * 5000)
 
 
-@given(st.text(max_size=60))
+@given(st.text(max_size=60) | st.text("\\\\ \x1f~$.(){}x=0text", max_size=30))
+@example("\\\x1f0")
+@example("\\~0")
 def test_the_canonical_form_is_its_own(text):
     """A stored answer that is read again counts for the same vote."""
     form = canonical(text)
