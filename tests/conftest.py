@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 
 import bigram
 import pytest
@@ -12,6 +13,7 @@ import torch
 ONE_THREAD = {
     "engines", "evaluation", "examples", "generating", "gpu", "hf", "models", "shared_prefix", "solving", "strategies"
 }  # fmt: skip
+BROWSERS = ("chromium", "chromium-browser", "chromium-headless-shell", "google-chrome")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,3 +44,18 @@ def embedded():
     from fastsample import models
 
     return models.load(progress=lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, driven by playwright; a file at a time, as asyncio.run works nowhere beside its loop."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
+    )
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip(f"no browser is installed: a package of one of these names brings it: {', '.join(BROWSERS)}")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        yield opened
+        opened.close()
