@@ -1,136 +1,43 @@
 """Run folders: kills at random moments, power cuts, full disks, two processes at once, clocks that jump, damaged lines.
 
 Whatever happens to a session, the next ones must bring the run to where an uninterrupted one ends: every sample once,
-with the text that it has there, and a result for each question. The tiny model is made once and each session is a fork,
-so that a killed one costs milliseconds. The seed fixes what is done; when a kill strikes depends on the machine too.
+with the text that it has there, and a result for each question. One turn in eight has a real engine with a tiny model,
+the others one that makes up its texts, so that most of a session is what is attacked. Each session is a fork, so that a
+killed one costs milliseconds. The seed fixes what is done; when a kill strikes depends on the machine too.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
-import json
 import os
 import random
 import signal
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import bigram
-import torch
-
+from attack.sessions import (
+    DAMAGED,
+    DONE,
+    JOURNALS,
+    REFUSED,
+    UNWRITTEN,
+    Runs,
+    ended,
+    forked,
+    killed,
+    local_engine,
+    made_up_engine,
+)  # fmt: skip
 from attack.turns import MissingError
 from fastsample.evaluation import run_folder
-from fastsample.evaluation.dataset import Item, RunError
-from fastsample.evaluation.evaluate import configuration, evaluate
-from fastsample.evaluation.run_folder import open_run
-from fastsample.strategies.question import Settings
+from fastsample.evaluation.dataset import RunError
 
 WHAT = "sessions of a run killed, cut off from power, out of disk, begun twice, with jumping clocks and damaged lines"
 COUNTED = "kills"
-DONE, REFUSED, DAMAGED, UNWRITTEN, FAULT = 0, 3, 4, 7, 1
-JOURNALS = ("samples.jsonl", "results.jsonl", "sessions.jsonl")
 NEW_USER, NEW_MOUNTS, REMOUNT = 1 << 28, 1 << 17, 1 << 5
-
-
-class Runs:
-    """A model, its questions and an uninterrupted run of them."""
-
-    def __init__(self, place: Path) -> None:
-        torch.set_num_threads(1)
-        a, b = bigram.ASSISTANT, bigram.END
-        tails = {a: {"4": 0.6, "5": 0.4}, "4": {"a": 1.0}, "5": {"a": 1.0}, "a": {"a": 0.95, b: 0.05}, "\\": {"4": 1.0}}
-        self.tokenizer = bigram.bigram_tokenizer()
-        self.model = bigram.bigram_model(self.tokenizer, tails)
-        self.items = [Item(f"q{n}", f"{n}?", "4") for n in range(3)]
-        self.settings = Settings((0.0, 0.7, 1.0), 4, max_new_tokens=24)
-        self.place, self.number = place, 0
-        start = time.monotonic()
-        self.session(place / "whole")
-        self.seconds = time.monotonic() - start
-        self.whole = stored(place / "whole")
-        assert len(self.whole) == 3 * 9
-
-    def session(self, folder: Path, on_open: Callable[[Any], None] | None = None) -> None:
-        """Begin the run, or go on with it to its end."""
-        evaluate(
-            self.model, self.tokenizer, self.items, folder, settings=self.settings, extractor=r"regex:\d", slots=4,
-            resume=True, named={"model": "tiny"}, on_open=on_open or (lambda run: None),
-        )  # fmt: skip
-
-    def opened(self, folder: Path) -> Any:
-        """The run, opened and nothing more."""
-        named = {"model": "tiny"}
-        config = configuration(self.items, self.settings, r"regex:\d", None, slots=4, prepack=False, named=named)
-        return open_run(folder, config, self.items, resume=True)
-
-    def folder(self) -> Path:
-        """A new place for a run."""
-        self.number += 1
-        return self.place / f"run{self.number}"
-
-    def finish(self, folder: Path) -> None:
-        """One more session, and the run is whole."""
-        assert ended(forked(lambda: self.session(folder))) == DONE
-        self.check(folder)
-
-    def check(self, folder: Path) -> None:
-        """Every sample once, each what the uninterrupted run says, and a result for each question."""
-        lines = (folder / "samples.jsonl").read_bytes().splitlines(keepends=True)
-        assert all(line.endswith(b"\n") for line in lines)
-        assert len(lines) == len(self.whole), f"{len(lines)} lines for {len(self.whole)} samples"
-        assert stored(folder) == self.whole
-        results = {json.loads(line)["id"] for line in (folder / "results.jsonl").read_text().splitlines()}
-        assert results == {item.id for item in self.items}
-
-
-def stored(folder: Path) -> dict[tuple[str, int], tuple]:
-    """The samples of a folder: question and number, and what was written."""
-    with open(folder / "samples.jsonl", encoding="utf-8") as file:
-        records = [json.loads(line) for line in file]
-    return {(s["question"], s["number"]): (s["text"], s["finish"], tuple(s["token_ids"])) for s in records}
-
-
-def forked(work: Callable[[], None]) -> int:
-    """The process that does it; its exit code says how it ended."""
-    sys.stdout.flush()
-    child = os.fork()
-    if child:
-        return child
-    try:
-        work()
-    except RunError as error:
-        os._exit(REFUSED if "another process" in str(error) else DAMAGED)
-    except OSError as error:
-        os._exit(UNWRITTEN if error.errno in (errno.EFBIG, errno.ENOSPC) else shown(error))
-    except BaseException as error:
-        os._exit(shown(error))
-    os._exit(DONE)
-
-
-def shown(error: BaseException) -> int:
-    """Print what must not be."""
-    print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-    return FAULT
-
-
-def ended(child: int) -> int:
-    """How a process ended, waited for."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def killed(runs: Runs, folder: Path, choose: random.Random, work: Callable[[], None] | None = None) -> bool:
-    """A session, killed at a random moment if it has not ended by then."""
-    child = forked(work or (lambda: runs.session(folder)))
-    time.sleep(choose.uniform(0, 0.02 if choose.random() < 0.3 else 0.8 * runs.seconds))
-    os.kill(child, signal.SIGKILL)
-    code = ended(child)
-    assert code in (DONE, -signal.SIGKILL), code
-    return code != DONE
 
 
 def kills(runs: Runs, choose: random.Random) -> Counter[str]:
@@ -156,7 +63,12 @@ def beginnings(runs: Runs, choose: random.Random) -> Counter[str]:
 
 
 def pairs(runs: Runs, choose: random.Random) -> Counter[str]:
-    """Two that begin or go on at the same moment: one works, the other is refused or finds the work done."""
+    """Five times two that begin or go on at the same moment."""
+    return sum((pair(runs, choose) for _ in range(5)), Counter())
+
+
+def pair(runs: Runs, choose: random.Random) -> Counter[str]:
+    """One works, the other is refused or finds the work done."""
     folder = runs.folder()
     kind, found = choose.randrange(3), 0
     if kind == 1:
@@ -327,17 +239,18 @@ def damage(runs: Runs, choose: random.Random) -> Counter[str]:
     return Counter({"kills": int(found), "damaged files": 1, "damaged files refused": int(code == DAMAGED)})
 
 
-ATTACKS = {kills: 10, beginnings: 6, pairs: 4, power: 6, full: 2, small_disk: 1, clocks: 2, damage: 5}
+ATTACKS = {kills: 10, beginnings: 6, pairs: 6, power: 6, full: 2, small_disk: 1, clocks: 2, damage: 5}
 
 
-def prepare(place: Path) -> Runs:
-    """The model and the uninterrupted run."""
+def prepare(place: Path) -> tuple[Runs, Runs]:
+    """An uninterrupted run of either engine."""
     if not hasattr(os, "fork"):
         raise MissingError("this system has no fork")
-    return Runs(place)
+    return Runs(place / "local", local_engine), Runs(place / "made_up", made_up_engine)
 
 
-def turn(runs: Runs, choose: random.Random) -> Counter[str]:
+def turn(both: tuple[Runs, Runs], choose: random.Random) -> Counter[str]:
     """One of the attacks on a folder of its own."""
+    runs = both[choose.random() < 0.875]
     (one,) = choose.choices(list(ATTACKS), list(ATTACKS.values()))
     return one(runs, choose) + Counter({f"turns of {one.__name__}": 1})

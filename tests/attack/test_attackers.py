@@ -91,8 +91,8 @@ def test_a_wrong_row_is_found_by_the_schedules(monkeypatch):
 
 def test_a_run_with_a_sample_twice_or_lost_is_found(tmp_path):
     """The check behind every attack on a folder: a line too many, one too few, another text, half a line."""
-    attacked = runs.prepare(tmp_path)
-    folder = tmp_path / "whole"
+    attacked, _ = runs.prepare(tmp_path)
+    folder = attacked.place / "whole"
     attacked.check(folder)
     path = folder / "samples.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
