@@ -10,6 +10,8 @@ CONSTRAINTS ?= constraints.txt
 QUESTION ?= A farmer has 12 cows and buys 8 more. How many cows does he have in total?
 # The embedded model is small: it is right more often when it is cool and asked for a number.
 DEMO := --temperatures 0,0.3,0.6,0.9 --top-p 0.9 --max-new-tokens 100 --prompt-template "{question} Answer with one number."
+# Two processes, a file of tests at a time: `make test PARALLEL=` for one.
+PARALLEL ?= -n 2 --dist loadfile
 PYTEST_ARGS ?=
 COMPAT_ARGS ?=
 ATTACK_ARGS ?=
@@ -31,8 +33,8 @@ demo: $(VENV)/.demo ## Answer a word problem by a vote of the embedded model
 	$(BIN)/fastsample solve "$(QUESTION)" $(DEMO)
 
 test: $(VENV)/.test ## Run the tests, the fast ones first
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
-	$(BIN)/python -m pytest -m "slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "slow" $(PARALLEL) $(PYTEST_ARGS)
 
 lint: $(VENV)/.lint ## Check style, types and the C++ layout
 	$(BIN)/ruff check .
@@ -112,7 +114,7 @@ compat: $(VENV)/.test ## Run what meets transformers on a list of its releases: 
 
 compat-min: $(LOWEST)/.lowest ## Run the fast tests with the oldest version of everything that pyproject.toml allows
 	$(MAKE) VENV=$(LOWEST) CONSTRAINTS=$(LOWEST)/.lowest TORCH=torch $(LOWEST)/.test $(LOWEST)/.bench
-	$(LOWEST)/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(LOWEST)/bin/python -m pytest -m "not slow" $(PARALLEL) $(PYTEST_ARGS)
 
 $(VENV)/.uv: $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)

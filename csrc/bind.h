@@ -5,6 +5,8 @@
 
 #include <pybind11/pybind11.h>
 
+#include <exception>
+#include <new>
 #include <string>
 
 #include "args.h"
@@ -109,6 +111,23 @@ inline Stats read_stats(const py::tuple& addresses) {
   visit_stats(stats, read);
   read.finish();
   return stats;
+}
+
+// What `work` returns, done without the GIL. Not py::gil_scoped_release: where the interpreter is ending, taking the
+// GIL again ends the thread by unwinding it, and out of a destructor that would end the process.
+template <class Work>
+auto without_gil(const Work& work) {
+  PyThreadState* const state = PyEval_SaveThread();
+  decltype(work()) result = {};
+  std::exception_ptr error;
+  try {
+    result = work();
+  } catch (const std::bad_alloc&) {
+    error = std::current_exception();
+  }
+  PyEval_RestoreThread(state);
+  if (error) std::rethrow_exception(error);
+  return result;
 }
 
 // What a test compares with Python's order.

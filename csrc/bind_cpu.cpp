@@ -3,8 +3,6 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <exception>
-#include <new>
 #include <string>
 #include <vector>
 
@@ -24,20 +22,8 @@ const char* const COMPILER = "gcc " __VERSION__;
 const char* const COMPILER = "unknown";
 #endif
 
-// Draws without the GIL. Not py::gil_scoped_release: where the interpreter is ending, taking the GIL again ends the
-// thread by unwinding it, and out of a destructor that would end the process.
 int64_t draw(const Call& call, int threads) {
-  PyThreadState* const state = PyEval_SaveThread();
-  int64_t invalid = 0;
-  std::exception_ptr error;
-  try {
-    invalid = sample_rows(call, threads);
-  } catch (const std::bad_alloc&) {
-    error = std::current_exception();
-  }
-  PyEval_RestoreThread(state);
-  if (error) std::rethrow_exception(error);
-  return invalid;
+  return without_gil([&] { return sample_rows(call, threads); });
 }
 
 int64_t sample(const py::tuple& arguments, uintptr_t tokens, const py::tuple& stats, int threads) {

@@ -19,8 +19,7 @@ int sample(const py::tuple& arguments, uintptr_t tokens, const py::tuple& stats,
   work.ticket = read.pointer<unsigned>();
   work.splits = read.next<int>();
   read.finish();
-  const py::gil_scoped_release release;
-  return cuda::sample(call, work, reinterpret_cast<void*>(stream));
+  return without_gil([&] { return cuda::sample(call, work, reinterpret_cast<void*>(stream)); });
 }
 
 }  // namespace

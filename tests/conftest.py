@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 
 import bigram
@@ -13,6 +14,8 @@ import torch
 ONE_THREAD = {
     "engines", "evaluation", "examples", "generating", "gpu", "hf", "models", "shared_prefix", "solving", "strategies"
 }  # fmt: skip
+# Processes of tests at once share the cores.
+torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
 BROWSERS = ("chromium", "chromium-browser", "chromium-headless-shell", "google-chrome")
 
 

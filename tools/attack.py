@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PATHS = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "helpers")]
 SHARES = {"draws": 30, "engine": 16, "interrupts": 6, "runs": 20, "files": 9, "lasting": 6}
-SHARES |= {"verifier": 5, "fuzz": 5, "machines": 3}
+SHARES |= {"verifier": 5, "fuzz": 5, "machines": 3, "races": 2}
 PAGE = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- written by tools/attack.py: begin -->", "<!-- written by tools/attack.py: end -->"
 HEAD = ("what", "count", "different", "in it", "command", "machine, day")

@@ -98,8 +98,8 @@ def outcome_of(version: str, which: str, tests: list[str], keyword: str | None) 
     outcome = Outcome(version, which, overlays.beside(folder), json.loads(asked.stdout.splitlines()[-1]))
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-m", MARKS, "-p", "no:cacheprovider", f"--junitxml={report}"]
-        command += [*tests, *(["-k", keyword] if keyword else [])]
+        command = [sys.executable, "-m", "pytest", "-m", MARKS, "-n", "2", "--dist", "loadfile", f"--junitxml={report}"]
+        command += ["-p", "no:cacheprovider", *tests, *(["-k", keyword] if keyword else [])]
         try:
             done = subprocess.run(command, env=environment, cwd=ROOT, timeout=60 * MINUTES).returncode
         except subprocess.TimeoutExpired:

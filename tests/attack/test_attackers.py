@@ -17,7 +17,7 @@ import pytest
 import torch
 from sampling.cases import vectors
 
-from attack import draws, engine, files, lasting, runs, turns, verifier
+from attack import draws, engine, files, lasting, races, runs, turns, verifier
 from attack.oracle import Draws, Oracle
 from fastsample.engines.local.runners import SharedPrefixRunner
 
@@ -134,12 +134,28 @@ def test_a_verdict_that_is_forged_is_found(monkeypatch, tmp_path):
     prepared.server.close()
 
 
+@pytest.mark.slow
+def test_a_race_is_found(tmp_path):
+    """Four threads that add to one number without a lock."""
+    right, wrong = "std::atomic<int64_t> compared{0}, different{0};", "int64_t compared = 0, different = 0;"
+    source = races.SOURCE.read_text()
+    assert right in source
+    racing = tmp_path / "racing.cpp"
+    racing.write_text(source.replace(right, wrong).replace('"../../csrc/', f'"{races.ROOT}/csrc/'))
+    try:
+        program = races.prepare(tmp_path, racing)
+    except turns.MissingError as error:
+        pytest.skip(str(error))
+    with pytest.raises(AssertionError, match="data race"):
+        races.turn(program, random.Random(1))
+
+
 def test_memory_that_grows_is_found(monkeypatch):
-    """An engine that keeps what it should not."""
+    """An engine that keeps what it should not, in pieces too large for memory that others have freed."""
     prepared, kept = lasting.prepare(None), []
     monkeypatch.setattr(lasting, "TOKENS", 600)
     run = lasting.LocalEngine.run
-    monkeypatch.setattr(lasting.LocalEngine, "run", lambda self: kept.append(b"x" * (1 << 22)) or run(self))
+    monkeypatch.setattr(lasting.LocalEngine, "run", lambda self: kept.append(b"x" * (1 << 26)) or run(self))
     with pytest.raises(AssertionError, match="bytes more after"):
         lasting.memory(prepared, "llama", random.Random(1))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from stored_run import made_up
 
+
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory):
     """Twelve questions, four temperatures, five samples of each."""
