@@ -5,7 +5,7 @@ An attacker is a file beside this one with
     WHAT      what it does, in one sentence: a row of docs/reliability.md
     COUNTED   the name of what the row counts, a key of what `turn` returns
     prepare   (place: Path) -> what all turns share; raises MissingError where this machine lacks something
-    turn      (prepared, choose: random.Random) -> counts; raises for anything that must not be
+    turn      (prepared, choose: Turn) -> counts; raises for anything that must not be
     keep      (prepared) -> None, where there is something to be kept for the next attack
 """
 
@@ -27,6 +27,14 @@ SHOWN = 5  # failures whose traceback is printed
 
 class MissingError(RuntimeError):
     """This machine lacks what an attacker needs; the message says what."""
+
+
+class Turn(random.Random):
+    """The randomness of one turn, and its number."""
+
+    def __init__(self, seed: int, number: int) -> None:
+        super().__init__(f"{seed}/{number}")
+        self.number = number
 
 
 @dataclass
@@ -73,7 +81,7 @@ def attack(
         number = turn or 0
         while True:
             try:
-                outcome.counts.update(module.turn(prepared, random.Random(f"{seed}/{number}")))
+                outcome.counts.update(module.turn(prepared, Turn(seed, number)))
             except Exception:
                 outcome.failed.append(number)
                 if len(outcome.failed) <= SHOWN:

@@ -49,6 +49,11 @@ class Interrupts:
         return self._line
 
 
+def points(visits):
+    """The first, the middle and the last visit of every line, sorted."""
+    return sorted({at for seen in visits.values() for at in (seen[0], seen[len(seen) // 2], seen[-1])})
+
+
 class Scenario:
     """Two prompts in three slots, with a cancel, a refill, a parked path, an appended fork and a cut.
 
