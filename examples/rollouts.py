@@ -32,7 +32,7 @@ def log_probabilities(model, batch, temperature):
     return logits.log_softmax(-1).gather(2, batch.ids[..., None])[..., 0]
 
 
-def step(model, tokenizer, engine, optimizer, n=16, temperature=1.0, max_new_tokens=8, seed=None):
+def step(model, tokenizer, engine, optimizer, n=8, temperature=1.0, max_new_tokens=8, seed=None):
     """One round: write, score, update. Returns (the batch, the mean reward, the largest error of the ratio)."""
     batch = fastsample.generate(
         model, tokenizer, PROMPTS, n=n, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed, engine=engine
@@ -52,6 +52,6 @@ if __name__ == "__main__":
     model, tokenizer = fastsample.models.load()
     engine = LocalEngine(model, tokenizer, slots=64)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    for number in range(3):
+    for number in range(2):
         batch, reward, off = step(model, tokenizer, engine, optimizer)
         print(f"step {number}: {len(batch)} samples, mean reward {reward:.3f}, ratio off by {off:.1e} at most")

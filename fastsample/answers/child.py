@@ -29,10 +29,16 @@ class Child:
 
     def __init__(self, source: str) -> None:
         self._source = _SOURCE.replace("# SOURCE", source)
+        self._begin()
+        atexit.register(self.end)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._begin)
+
+    def _begin(self) -> None:
+        """Without a process: also what a fork finds, whose parent keeps the old one and may be asking it."""
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._replies: queue.Queue[str] = queue.Queue()
-        atexit.register(self.end)
 
     def ask(self, question: Any, seconds: float) -> Any:
         """The answer to a question.

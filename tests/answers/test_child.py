@@ -137,3 +137,22 @@ def test_a_timer_ends_a_child_whose_parent_is_gone():
         alone.stdin.write("[0, 0.3]\n")
         alone.stdin.flush()
         assert alone.wait(20) == -signal.SIGALRM
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_fork_while_a_question_is_asked_has_a_child_of_its_own():
+    """The lock that another thread holds is not carried over, and nobody gets the other's reply."""
+    child, found = Child("import time\ndef answer(n):\n    time.sleep(n)\n    return n"), []
+    assert child.ask(0, 20) == 0
+    thread = threading.Thread(target=lambda: found.append(child.ask(0.5, 20)))
+    thread.start()
+    while not child._lock.locked():
+        time.sleep(0.01)
+    forked = os.fork()
+    if forked == 0:
+        signal.alarm(60)  # ends it where it would wait for ever
+        os._exit(child.ask(0.25, 20) != 0.25)
+    thread.join()
+    assert os.waitpid(forked, 0)[1] == 0
+    assert found == [0.5]
+    child.end()
