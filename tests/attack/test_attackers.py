@@ -175,21 +175,25 @@ def test_the_line_of_an_attacker():
     assert '"why not": "there is no tool"' in turns.attack(module, "x", seconds=0, seed=7).line(module)
 
 
-RECORD = {"attack": "runs", "what": "w", "count": 1200, "counted": "kills", "different": 0, "seed": 3, "asked": 60,
-          "counts": {"kills": 1200, "pairs": 7}}  # fmt: skip
+RUN = {"attack": "runs", "what": "w", "count": 1200, "counted": "kills", "different": 0, "seed": 3, "asked": 60.0,
+       "counts": {"kills": 1200, "pairs": 7}, "machine": "m", "day": "2026-01-01"}  # fmt: skip
 
 
-def test_the_table_keeps_the_other_lines():
-    """A line takes the place of the older one of its attacker."""
-    page = f"a\n{tool.BEGIN}\n{tool.END}\nb\n"
-    page = tool.written(page, {"runs": tool.cells(RECORD, "m")})
-    page = tool.written(page, {"draws": tool.cells(RECORD | {"attack": "draws", "count": 5}, "m")})
-    page = tool.written(page, {"runs": tool.cells(RECORD | {"count": 1300}, "m")})
-    assert page.splitlines()[2:] == [
-        "| what | count | different | in it | command | machine, day |",
+def test_the_page_counts_every_run_that_is_kept(tmp_path, monkeypatch):
+    """Runs of one attacker are summed; the same turns once more count once."""
+    monkeypatch.setattr(tool, "RUNS", tmp_path / "runs.jsonl")
+    monkeypatch.setattr(tool, "PAGE", tmp_path / "page.md")
+    tool.PAGE.write_text(f"a\n{tool.BEGIN}\n{tool.END}\nb\n")
+    later = RUN | {"seed": 4, "different": 1, "day": "2026-01-05"}
+    for run in (RUN, RUN | {"attack": "draws", "count": 5}, later, later):
+        tool.write(run)
+    assert len(tool.RUNS.read_text().splitlines()) == 3
+    command = "`python tools/attack.py {} --seconds 60 --seed {}`, m, {}"
+    assert tool.PAGE.read_text().splitlines()[2:] == [
+        "| what | count | different | in it | runs | the last one |",
         "| --- | --- | --- | --- | --- | --- |",
-        "| w | 5 kills | 0 | pairs: 7 | `python tools/attack.py draws --seconds 60 --seed 3` | m |",
-        "| w | 1,300 kills | 0 | pairs: 7 | `python tools/attack.py runs --seconds 60 --seed 3` | m |",
+        f"| w | 5 kills | 0 | pairs: 7 | 1, 2026-01-01 | {command.format('draws', 3, '2026-01-01')} |",
+        f"| w | 2,400 kills | 1 | pairs: 14 | 2 since 2026-01-01 | {command.format('runs', 4, '2026-01-05')} |",
         tool.END,
         "b",
     ]
