@@ -46,6 +46,7 @@ class Request:
     until_ids:        token ids that end the leg and are not kept: finish "until", Sample.ended_by
     legs:             the sample ends at so many of these ends, 1 for the first; an until-id ends it at once
     park:             keep what was computed for it: Sample.parked
+    layer:            keep the hidden state behind this decoder layer, 1, 2, ..., at its last token: Sample.state
     """
 
     prompt: tuple[int, ...]
@@ -67,6 +68,7 @@ class Request:
     until_ids: tuple[int, ...] = ()
     legs: int = 1
     park: bool = False
+    layer: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("prompt", "append"):
@@ -101,6 +103,8 @@ class Sample:
     appended: so many of the tokens were put there and not drawn
     ended_by: the until-id that was drawn and ended it; it is not among the tokens
     parked:   the prompt and these tokens, without EOS, to be continued; None where nothing was kept
+    state:    [hidden], where request.layer asks for it: behind that layer at the last token that is no EOS; None where
+              nothing was drawn before it ended
     prompt_tokens: of the prompt by the engine's own count; None where that is the length of request.prompt
     """
 
@@ -113,6 +117,7 @@ class Sample:
     appended: int = 0
     ended_by: int | None = None
     parked: Parked | None = None
+    state: Any = None
     prompt_tokens: int | None = None
 
     @property
@@ -142,6 +147,7 @@ class Traits:
     cancels:   what really stops when it is asked to: "sample", "group" or "none"
     reason:    why it is slower than it could be and what that costs, in one sentence; None where it is not
     parks:     whether it is a `ParkingEngine`
+    states:    whether it gives hidden states, `Request.layer`
     token_ids: whether prompts are token ids of the model, and a sample's tokens its real ids
     """
 
@@ -152,6 +158,7 @@ class Traits:
     cancels: str = "sample"
     reason: str | None = None
     parks: bool = False
+    states: bool = False
     token_ids: bool = True
 
 

@@ -15,7 +15,7 @@ from ..answers.extractors import Extractor
 from ..engines.base import Engine
 from ..scoring.base import Scorer
 from ..scoring.verifiers import scorer_of
-from ..solving.fit import fitted
+from ..solving.fit import serving
 from ..solving.solve import solve_many
 from ..strategies.base import MakeStrategy, Method
 from ..strategies.events import Event
@@ -96,7 +96,7 @@ def evaluate(
         from ..engines.local.engine import LocalEngine
 
         engine = LocalEngine(model, tokenizer, slots=slots, prepack=prepack)
-    fitted(settings, engine.traits, None if scorer is None else scorer_of(scorer))
+    judge = serving(None if scorer is None else scorer_of(scorer), settings, engine, model, tokenizer)
     config |= traits_of(engine)
     with writing():
         opened = open_run(folder, config, items, resume=resume)
@@ -125,7 +125,7 @@ def evaluate(
             _open_questions(run, items),
             settings=settings,
             extractor=extractor,
-            scorer=scorer,
+            scorer=judge,
             on_event=keep,
             engine=engine,
             strategy=strategy,

@@ -53,6 +53,10 @@ class Forward:
         """Where the model is."""
         return self.model.get_input_embeddings().weight.device
 
+    def watch(self, layer: int) -> None:
+        """Take the hidden states behind this decoder layer, 1, 2, ..., from every further forward pass."""
+        self.twin.watched.add(self.twin.model, layer)
+
     def refresh(self) -> None:
         """See what has been changed in the model since: to be called before rows join, not at every step."""
         if not self.twin.is_current():

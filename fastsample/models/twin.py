@@ -17,6 +17,7 @@ from torch import nn
 
 from ..torch_ops import onednn
 from . import compat
+from .states import Watched
 
 
 class Twin:
@@ -26,6 +27,7 @@ class Twin:
     is_fast:   run the linear layers by `torch_ops.onednn` where it can serve them
     prepack:   let those read packed copies of their weights
     drops_softcap: whether the model's own attention leaves out soft-capping, so that ours must as well
+    watched:   the decoder layers whose states are taken from each forward pass
     objection: why the linear layers are the model's own, in one sentence, or None
     """
 
@@ -33,6 +35,7 @@ class Twin:
         self.original = original
         self.is_fast = is_fast
         self.prepack = prepack
+        self.watched = Watched()
         self._linears: dict[nn.Module, Any] = {}  # kept when the twin is renewed: packing takes time
         self.renew()
 
@@ -52,6 +55,7 @@ class Twin:
         self._linears = {} if self.objection else {m: self._fast(m) for m in modules if _is_plain_linear(m)}
         for layer, forward in self._linears.items():
             twins[id(layer)].forward = forward  # type: ignore[method-assign]
+        self.watched.put_on(self.model)
         self._seen = [(vars(m), dict(vars(m)), dict(m._modules), dict(m._buffers)) for m in modules]
 
     def is_current(self) -> bool:

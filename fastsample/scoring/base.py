@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import fsum, isfinite, prod
 from numbers import Real
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..token_stats import NO_MEANS, MeanStats
 
@@ -15,10 +15,16 @@ AGGREGATES = ("last", "min", "prod", "mean")
 
 @dataclass(frozen=True)
 class Leg:
-    """A piece of a text that is grown piece by piece. text: its delimiter included; means: of its drawn tokens."""
+    """A piece of a text that is grown piece by piece.
+
+    text: its delimiter included; means: of its drawn tokens; is_drawn: whether there are any
+    state: [hidden], behind the layer that the run's scorer reads at the last token; None without such a scorer
+    """
 
     text: str
     means: MeanStats = NO_MEANS
+    is_drawn: bool = True
+    state: Any = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,9 @@ class Scorer(Protocol):
     It may have two further attributes, both False where it has none:
     is_process:     it scores unfinished texts too and returns a tuple for each candidate, one number a leg
     is_probability: all its numbers lie in [0, 1]; sums and products of them need that
+
+    Or one that is None where it has none:
+    layer:          the decoder layer, 1, 2, ..., whose hidden states it reads: `Leg.state`
     """
 
     @property
@@ -67,6 +76,17 @@ def is_process(scorer: Scorer) -> bool:
 def is_probability(scorer: Scorer) -> bool:
     """Whether all its numbers lie in [0, 1]."""
     return bool(getattr(scorer, "is_probability", False))
+
+
+def layer_read(scorer: Scorer | None) -> int | None:
+    """The decoder layer whose hidden states it reads, or None."""
+    return getattr(scorer, "layer", None)
+
+
+def bound(scorer: Scorer, model: Any, tokenizer: Any) -> Scorer:
+    """The scorer, with the run's model where it needs one. raises: ValueError where that cannot serve it"""
+    bind = getattr(scorer, "bound", None)
+    return scorer if bind is None else bind(model, tokenizer)
 
 
 def numbers_of(scorer: Scorer, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:

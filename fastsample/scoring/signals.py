@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ..token_stats import MeanStats
-from .base import Candidate, Scorer, is_process, numbers_of
+from .base import Candidate, Scorer, bound, is_process, layer_read, numbers_of
 
 SIGNALS = ("logprob", "raw_logprob", "self_certainty", "entropy")
 
@@ -62,6 +62,15 @@ class Sigmoid:
     def needs(self) -> tuple[str, ...]:
         """As the other one."""
         return tuple(getattr(self.scorer, "needs", ()))
+
+    @property
+    def layer(self) -> int | None:
+        """As the other one."""
+        return layer_read(self.scorer)
+
+    def bound(self, model: Any, tokenizer: Any) -> Sigmoid:
+        """Of the other one, with the run's model."""
+        return Sigmoid(bound(self.scorer, model, tokenizer))
 
     @property
     def name(self) -> str:

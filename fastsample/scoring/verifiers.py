@@ -9,6 +9,7 @@ from typing import ClassVar, cast
 from ..answers.equivalence import canonical
 from ..answers.extractors import callable_of
 from .base import Candidate, Scorer
+from .head import Head
 from .sandbox import code_of, run_python, why_not
 from .signals import Sigmoid, Signal
 from .yes_no import Judge
@@ -16,7 +17,7 @@ from .yes_no import Judge
 Verify = Callable[[str, "str | None", str], float]  # (question, answer, text) -> number
 FORMS = (
     "mean-logprob, exact:KEY, math:KEY, python:TESTS.py, python-unsafe:TESTS.py, module:function, "
-    "signal:BY or judge (a number a leg), or sigmoid:SCORER"
+    "signal:BY, judge or head:FILE (a number a leg), or sigmoid:SCORER"
 )
 
 
@@ -144,6 +145,8 @@ def scorer_of(given: str | Scorer | Verify) -> Scorer:
         raise ValueError(f"a scorer is {FORMS}, got {given!r}")
     if kind == "signal":
         return Signal(rest)
+    if kind == "head":
+        return Head.load(rest)
     if kind == "sigmoid":
         return Sigmoid(scorer_of(rest))
     if kind == "exact":

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
-from ..engines.base import Traits
-from ..scoring.base import Scorer
+from ..engines.base import Engine, Traits
+from ..scoring.base import Scorer, bound, layer_read
 from ..strategies.question import Settings
 from ..voting.registry import name_of, rule_of
 
@@ -36,4 +37,20 @@ def fitted(settings: Settings, traits: Traits, scorer: Scorer | None = None) -> 
                 f"{what} needs the {lacking[0]} of every token, and the engine {traits.name} does not tell it; "
                 f"{remedy}choose a rule that counts votes, such as ahead:k=3"
             )
+    if layer_read(scorer) is not None and not traits.states:
+        raise ValueError(
+            f"the scorer {getattr(scorer, 'name', '')} reads the model's hidden states, and the engine {traits.name} "
+            "does not give them; use a local engine"
+        )
     return replace(settings, together=False) if traits.cancels == "none" else settings
+
+
+def serving(scorer: Scorer | None, settings: Settings, engine: Engine, model: Any, tokenizer: Any) -> Scorer | None:
+    """The scorer, with the run's model where it needs one. model: None where the engine alone has one, or none
+
+    raises: ValueError for one that this engine or this model cannot serve
+    """
+    fitted(settings, engine.traits, scorer)
+    if scorer is None:
+        return None
+    return bound(scorer, getattr(engine, "model", None) if model is None else model, tokenizer)

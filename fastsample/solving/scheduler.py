@@ -9,7 +9,7 @@ from typing import Any, cast
 from ..answers.equivalence import canonical
 from ..answers.extractors import Extractor
 from ..engines.base import Engine, Sample
-from ..scoring.base import Candidate, Scorer, numbers_of
+from ..scoring.base import Candidate, Scorer, layer_read, numbers_of
 from ..strategies.base import MakeStrategy, Strategy
 from ..strategies.events import Event, OnEvent
 from ..strategies.prompts import prompt_for
@@ -148,7 +148,10 @@ class Scheduler:
 
     def _start(self, strategy: Strategy, lent: int = 0) -> None:
         # All of them first: one that the engine has and `live` has not could never be cancelled.
-        started = {_number(sample): sample for sample in self.engine.submit(strategy.requests(lent))}
+        requests = strategy.requests(lent)
+        if (layer := layer_read(self.scorer)) is not None:  # the engine keeps what the scorer will look at
+            requests = [replace(request, layer=layer) for request in requests]
+        started = {_number(sample): sample for sample in self.engine.submit(requests)}
         strategy.live |= started
         for number in started:
             self._tell(Event("start", strategy, number))

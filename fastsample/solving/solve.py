@@ -14,7 +14,6 @@ from ..answers.extractors import Extractor, extractor_of
 from ..engines.base import Engine, ParkingEngine, is_parking
 from ..scoring.base import Scorer
 from ..scoring.verifiers import scorer_of
-from ..scoring.yes_no import Judge
 from ..strategies.base import MakeStrategy, Method
 from ..strategies.events import OnEvent
 from ..strategies.prompts import prompt_for
@@ -26,6 +25,7 @@ from ..strategies.self_consistency import SelfConsistency
 from ..strategies.task import Budget
 from ..strategies.tree import Tools
 from ..voting.rule import Rule
+from .fit import serving
 from .rereading import Rereading
 from .scheduler import Scheduler, reader_of
 
@@ -150,9 +150,7 @@ def solve_many(
 
         engine = LocalEngine(model, tokenizer, slots=slots, prepack=prepack)
     teller = engine  # of pieces of text
-    judge = None if scorer is None else scorer_of(scorer)
-    if isinstance(judge, Judge):
-        judge = judge.bound(model, tokenizer)
+    judge = serving(None if scorer is None else scorer_of(scorer), settings, engine, model, tokenizer)
     method = method_of(strategy)
     name, make = None, cast(MakeStrategy, strategy)
     if strategy == VOTE:

@@ -31,6 +31,7 @@ class Path:
     stream, temperature: what drew it
     scores:      what a scorer gave its legs so far (one number for a scorer of whole texts), () before
     answer:      read from the whole text of a final path, None where none could be read
+    state:       [hidden], behind the layer that the run's scorer reads at its last token; None where nobody asked
     fate:        why it is not continued, "" while it may be
     origin:      what it was cut from
     is_aside:    of a root: what is written behind it (a critique, a verdict) is no answer to the question
@@ -54,6 +55,7 @@ class Path:
     is_aside: bool = False
     origin: Path | None = field(default=None, repr=False)
     parked: Parked | None = field(default=None, repr=False)
+    state: Any = field(default=None, repr=False)
     whole_text: str | None = field(default=None, repr=False)  # decoded at once: a character may span two legs
     greedy: dict[Any, Path] = field(default_factory=dict, repr=False)  # its children at temperature 0, by their asks
     _forks: dict[float, int] = field(default_factory=dict, repr=False)
@@ -134,7 +136,10 @@ class Path:
 
 def candidate_of(path: Path, question: str) -> Candidate:
     """A path as a scorer sees it."""
-    legs = tuple(Leg(leg.text, MeanStats.of(leg.stats[leg.appended :])) for leg in path.legs())
+    legs = tuple(
+        Leg(leg.text, MeanStats.of(leg.stats[leg.appended :]), len(leg.tokens) > leg.appended, leg.state)
+        for leg in path.legs()
+    )
     return Candidate(question, path.whole(), path.answer, path.written_ids(), path.means, legs)
 
 

@@ -29,6 +29,7 @@ class Written:
     score:      a scorer's, None without one
     is_counted: whether the verdict rests on it
     token_ids, certainties: per token; left out of `Result.to_json`
+    state:      as in `engines.base.Sample`; never written down
     """
 
     number: int
@@ -44,6 +45,7 @@ class Written:
     is_counted: bool = False
     token_ids: tuple[int, ...] = field(default=(), repr=False)
     certainties: tuple[float, ...] = field(default=(), repr=False)
+    state: Any = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(
@@ -63,6 +65,7 @@ class Written:
             means=sample.means,
             token_ids=sample.token_ids,
             certainties=tuple(token.self_certainty for token in sample.stats),
+            state=sample.state,
         )
 
     @classmethod
@@ -89,7 +92,7 @@ class Written:
 
     def candidate(self, question: str) -> Candidate:
         """As a scorer sees it: one leg."""
-        legs = (Leg(self.text, self.means),)
+        legs = (Leg(self.text, self.means, self.tokens > 0, self.state),)
         return Candidate(question, self.text, self.answer, self.token_ids, self.means, legs)
 
     @property
@@ -105,7 +108,7 @@ class Written:
     def to_json(self, *, full: bool = False) -> dict[str, Any]:
         """A dictionary for `json.dumps`; full adds the token ids and the certainties (0.001 nats)."""
         record: dict[str, Any] = {}
-        for name in (f.name for f in fields(self) if f.name not in ("token_ids", "certainties")):
+        for name in (f.name for f in fields(self) if f.name not in ("token_ids", "certainties", "state")):
             record |= dict(zip(MEANS, self.means)) if name == "means" else {name: getattr(self, name)}
         if full:
             record |= {
@@ -117,7 +120,7 @@ class Written:
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Written:
         """The inverse of `to_json`; fields it does not know are passed by."""
-        known = {f.name: record[f.name] for f in fields(cls) if f.name in record}
+        known = {f.name: record[f.name] for f in fields(cls) if f.name in record and f.name != "state"}
         for name in ("token_ids", "certainties"):
             known[name] = tuple(known.get(name, ()))
         return cls(**known, means=MeanStats(*(record.get(name) for name in MEANS)))

@@ -58,7 +58,14 @@ class Tree:
         """See `Task.cut`."""
         if path.parent is None or not 1 <= kept <= len(path.tokens):
             raise ValueError(f"of path {path.number} 1 to {len(path.tokens)} tokens may be kept, got {kept}")
-        fresh: dict[str, Any] = {"ended_by": None, "scores": (), "answer": None, "fate": "", "parked": None}
+        fresh: dict[str, Any] = {
+            "ended_by": None,
+            "scores": (),
+            "answer": None,
+            "fate": "",
+            "parked": None,
+            "state": None,
+        }
         fresh |= {"number": len(self.paths), "origin": path, "finish": "cut", "_forks": {}, "greedy": {}}
         fresh |= {"tokens": path.tokens[:kept], "stats": path.stats[:kept], "appended": min(path.appended, kept)}
         less = replace(path, **fresh)
@@ -181,7 +188,7 @@ class Tree:
         path.tokens, path.stats, path.finish = tuple(tokens), tuple(sample.stats), finish
         if finish in ("until", "length") and len(path.written_ids()) >= self.limit:
             path.finish = "limit"  # its end and the limit fell together
-        path.appended, path.parked = sample.appended, sample.parked
+        path.appended, path.parked, path.state = sample.appended, sample.parked, sample.state
         if path.parked is not None:
             self._parked.append(path)
         self.tokens += len(tokens) - sample.appended + (path.ended_by is not None)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -25,14 +24,16 @@ from torch import Tensor
 
 from ...models.config import check_model, context_length, eos_of, vocabulary, weights_version
 from ...models.forward import Prefix
+from ...models.states import Pass, layer_of
 from ..base import Parked, Request, Sample, Traits, numbered
 from ..checks import check_ids, check_request
 from .batch import Columns, Row, draw, first_logits, unfinished
 from .detokenizer import Detokenizer
 from .legs import Delimiters
 from .memory import memory_explained
+from .one_thread import alone
 from .outcome import Outcome, Refused, after_draw, appended, closed, gone
-from .parked import KeptPath, ReleasedError, path_of, prefix_after
+from .parked import KeptPath, path_of, prefix_after
 from .prompts import Prompts, extended
 from .runners import Runner
 from .selection import runner_for, service_for, warn_of_rounding
@@ -82,7 +83,9 @@ class LocalEngine:
         self.prepack = prepack
         self.runner = runner_for(model, prepack=prepack) if runner is None else runner
         reason = service_for(model).reason if runner is None else None
-        self.traits = Traits(self.runner.name, str(getattr(model, "name_or_path", "")), reason=reason, parks=True)
+        self.traits = Traits(
+            self.runner.name, str(getattr(model, "name_or_path", "")), reason=reason, parks=True, states=True
+        )
         if prepack:
             warn_of_rounding(model)
         self.context = context_length(model)
@@ -95,7 +98,7 @@ class LocalEngine:
         self._prompts = Prompts(model, self.runner)
         self._eos = eos_of(model, tokenizer)
         self._columns = Columns()
-        self._logits: Tensor | None = None  # of a forward pass whose tokens are still to be drawn
+        self._pass: Pass | None = None  # whose tokens are still to be drawn
         self._finished: list[Sample] = []  # that a step is still to return
         self._pieces: list[tuple[Sample, str]] = []  # that are still to be told
         self._noted: tuple[Sequence[Outcome | Refused], dict[str, Any]] | None = None  # what is to be written down
@@ -113,11 +116,13 @@ class LocalEngine:
 
     def submit(self, requests: Iterable[Request]) -> list[Sample]:
         """Queue the requests, in order; returns their samples at once. Nothing is queued if one of them is refused."""
-        with self._alone():
+        with alone(self._lock):
             self._settle()
             samples = []
             for request in numbered(requests, self._submitted):
                 check_request(request, self.context, self.tokenizer, self.vocabulary)
+                if request.layer is not None:
+                    layer_of(self.model, request.layer)
                 if request.after is not None:
                     prefix_after(request, self.runner, weights_version(self.model))
                 samples.append(Sample(request, appended=len(request.append)))
@@ -126,7 +131,7 @@ class LocalEngine:
 
     def cancel(self, samples: Iterable[Sample]) -> None:
         """Take samples out of the batch or the queue at once; finished ones are left as they are."""
-        with self._alone():
+        with alone(self._lock):
             self._settle()
             unwanted = {id(s): s for s in samples if s.finish is None}
             for row in self._rows:
@@ -138,7 +143,7 @@ class LocalEngine:
 
     def release(self, parked: Iterable[Parked]) -> None:
         """Let go of the memory of parked paths; one that is asked for again is then a ValueError."""
-        with self._alone():
+        with alone(self._lock):
             self._settle()
             for path in parked:
                 path_of(path).release()
@@ -148,7 +153,7 @@ class LocalEngine:
 
         raises: ValueError for a released path or tokens beyond the context
         """
-        with self._alone():
+        with alone(self._lock):
             self._settle()
             check_ids("tokens", tokens, self.vocabulary)
             if parked.length + len(tokens) > self.context:
@@ -167,7 +172,7 @@ class LocalEngine:
 
         raises: ValueError for a released path or a number of ids that it does not have
         """
-        with self._alone():
+        with alone(self._lock):
             self._settle()
             path = path_of(parked)
             if not 1 <= kept <= path.length:
@@ -183,12 +188,12 @@ class LocalEngine:
 
         returns: the samples that it finished
         """
-        with self._alone():
+        with alone(self._lock):
             self._settle()
             with memory_explained(
                 self.model, lambda: [*self.running, *self.waiting][: self.slots], is_packed=self.prepack
             ):
-                if self._logits is None:
+                if self._pass is None:
                     self._admit()
                 if self._rows:
                     self._go_on()
@@ -211,7 +216,7 @@ class LocalEngine:
         Parked paths cannot be continued afterwards.
         raises: RuntimeError while samples are being written
         """
-        with self._alone():
+        with alone(self._lock):
             self._settle()
             if self._rows:
                 running = f"{len(self._rows)} sample{'s' * (len(self._rows) > 1)}"
@@ -224,15 +229,16 @@ class LocalEngine:
 
     def _go_on(self) -> None:
         """A forward pass, unless its logits are there already, and what becomes of every row."""
-        rows = self._rows
-        logits = self._logits
-        if logits is None:
-            last = [row.sample.tokens[-1] for row in rows]
-            lengths = [row.position - 1 - row.prefix.length for row in rows]
-            logits = self.runner.step(torch.tensor(last, device=self.runner.device), lengths)
-            vars(self).update(_logits=logits, steps=self.steps + 1)
+        rows, last = self._rows, self._pass
+        if last is None:
+            tokens = torch.tensor([row.sample.tokens[-1] for row in rows], device=self.runner.device)
+            logits = self.runner.step(tokens, [row.position - 1 - row.prefix.length for row in rows])
+            last = Pass(logits, self.runner.states)
+            vars(self).update(_pass=last, steps=self.steps + 1)
+        logits = last.logits
         writing = [b for b, row in enumerate(rows) if row.ending is None]
-        outcomes = [closed(row, self._park(row, b, logits)) for b, row in enumerate(rows) if row.ending is not None]
+        closing = [b for b, row in enumerate(rows) if row.ending is not None]
+        outcomes = [closed(rows[b], self._park(rows[b], b, logits)) for b in closing]
         if writing:
             indices = None if len(writing) == len(rows) else torch.tensor(writing, device=logits.device)
             drawn = draw([rows[b] for b in writing], logits, indices, self._columns)
@@ -240,7 +246,10 @@ class LocalEngine:
                 outcomes.append(after_draw(rows[b], token))
                 if outcomes[-1].is_kept_as_it_is:  # the token that ended it was not read, and is not to be
                     outcomes[-1].parked = self._park(rows[b], b, logits)
-        self._note(outcomes, _logits=None)
+        for b, outcome in zip([*closing, *writing], outcomes):
+            if outcome.finish is not None:
+                outcome.state = last.state(rows[b].sample.request.layer, b)
+        self._note(outcomes, _pass=None)
 
     def _admit(self) -> None:
         """Give free slots to those that wait, and draw the first token of each."""
@@ -250,7 +259,7 @@ class LocalEngine:
             return
         admitted = self.waiting[:free]
         self._prompts.keep_only([*self.running, *self.waiting])
-        bases = [(s, self._prefix_of(s)) for s in admitted]
+        bases = [(s, self._prompts.of(s, self.prefill_block, self.on_prefill)) for s in admitted]
         self.prefill_tokens = self._prompts.tokens
         refused = [base for _, base in bases if isinstance(base, Refused)]
         ready = [(s, base) for s, base in bases if isinstance(base, Prefix)]
@@ -284,25 +293,19 @@ class LocalEngine:
                 o.parked = self._kept(row, row.prefix)
         return outcomes
 
-    def _prefix_of(self, s: Sample) -> Prefix | Refused:
-        request = s.request
-        if request.after is not None:
-            try:
-                return prefix_after(request, self.runner, self._prompts.weights)
-            except ReleasedError as error:  # while it waited
-                return Refused(s, str(error))
-        progress = None if self.on_prefill is None else partial(self.on_prefill, request.prompt)
-        return self._prompts.read(request.prompt, self.prefill_block, progress)
-
     def _row(self, s: Sample, name: int, prefix: Prefix) -> Row:
         request = s.request
+        if request.layer is not None:
+            self.runner.watch(request.layer)
         eos = self._eos if request.eos is None else frozenset(request.eos)
         limit = min(request.max_new_tokens, self.context - prefix.length)
         before = () if request.after is None else request.prompt[prefix.prompt.length :]
         detokenizer = Detokenizer(self.tokenizer, request.stop, before)
         return Row(s, name, prefix, detokenizer, Delimiters(request.until, request.legs), eos, limit)
 
-    def _park(self, row: Row, place: int, logits: Tensor) -> KeptPath:
+    def _park(self, row: Row, place: int, logits: Tensor) -> KeptPath | None:
+        if not row.sample.request.park:
+            return None
         return self._kept(row, self.runner.park(place, row.prefix, logits[place]))
 
     def _kept(self, row: Row, prefix: Prefix) -> KeptPath:
@@ -330,18 +333,9 @@ class LocalEngine:
             self.waiting = [s for s in self.waiting if s.finish is None]
         order = unfinished(self._rows)
         if len(order) < len(self._rows):
-            logits = None if self._logits is None else self._logits[order]
-            vars(self).update(_rows=[self._rows[i] for i in order], _logits=logits)
+            last = None if self._pass is None else self._pass.rows(order)
+            vars(self).update(_rows=[self._rows[i] for i in order], _pass=last)
         place = {name: i for i, name in enumerate(self.runner.rows)}
         wanted = [place[row.name] for row in self._rows]
         if wanted != list(range(len(place))):
             self.runner.keep(wanted)
-
-    def _alone(self) -> Any:
-        # One expression: an interrupt between the two calls would leave it locked. The lock is entered by `with`.
-        if not (self._lock.acquire(blocking=False) and self._lock.release() is None):  # type: ignore[func-returns-value]
-            raise RuntimeError(
-                "an engine serves one thread at a time, and another thread is inside this one; "
-                "give each thread an engine of its own, they may share the model"
-            )
-        return self._lock

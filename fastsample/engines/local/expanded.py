@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count as numbers
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...models import compat
 from ...models.forward import Forward, OnPrefill, Prefix
+from ...models.states import Pass
 
 _names = numbers()
 
@@ -21,13 +22,13 @@ class _State:
     """What a cohort has come to; replaced as a whole.
 
     cache: of these rows, in this order; length: tokens behind what they began with
-    last:  the logits [rows, V] of the newest of these tokens, for a step whose result was lost; None before the first
+    last:  of the newest of these tokens, for a step whose result was lost; None before the first
     """
 
     cache: Any
     rows: tuple[int, ...]
     length: int
-    last: Tensor | None = None
+    last: Pass | None = None
 
 
 @dataclass(eq=False)
@@ -47,6 +48,7 @@ class ExpandedCacheRunner:
     def __init__(self, model: Any, *, prepack: bool = False) -> None:
         self.forward = Forward(model, prepack=prepack)
         self._rows: list[tuple[int, _Cohort]] = []  # replaced as a whole
+        self.states: Mapping[int, Tensor] = {}
 
     @property
     def device(self) -> torch.device:
@@ -57,6 +59,10 @@ class ExpandedCacheRunner:
     def rows(self) -> tuple[int, ...]:
         """See `Runner`."""
         return tuple(name for name, _ in self._rows)
+
+    def watch(self, layer: int) -> None:
+        """See `Runner`."""
+        self.forward.watch(layer)
 
     def prefill(self, prompt: Sequence[int], block: int = 512, progress: OnPrefill | None = None) -> Prefix:
         """See `Runner`."""
@@ -83,20 +89,20 @@ class ExpandedCacheRunner:
             rows = [place[name] for name in cohort.state.rows]
             parts.append(self._step(cohort, tokens[rows, None], None if lengths is None else lengths[rows[0]]))
             where += rows
-        if len(parts) == 1 and where == sorted(where):
-            return parts[0]
-        together = torch.cat(parts)
-        return torch.empty_like(together).index_copy_(0, torch.tensor(where, device=together.device), together)
+        layers = set.intersection(*(set(part.states) for part in parts))
+        self.states = {layer: _placed([part.states[layer] for part in parts], where) for layer in layers}
+        return _placed([part.logits for part in parts], where)
 
-    def _step(self, cohort: _Cohort, tokens: Tensor, length: int | None) -> Tensor:
+    def _step(self, cohort: _Cohort, tokens: Tensor, length: int | None) -> Pass:
         state = cohort.state
         if length is not None and state.last is not None and length == state.length - 1:
             return state.last
         if length is not None and length != state.length:
             raise RuntimeError(f"a copied cache holds {state.length} tokens, not {length}; make a new engine")
         logits, cache = self.forward(tokens, compat.copied_cache(state.cache))
-        cohort.state = _State(cache, state.rows, state.length + 1, logits)
-        return logits
+        last = Pass(logits, self.forward.twin.watched.last())
+        cohort.state = _State(cache, state.rows, state.length + 1, last)
+        return last
 
     @torch.inference_mode()
     def keep(self, order: Sequence[int]) -> None:
@@ -113,7 +119,7 @@ class ExpandedCacheRunner:
                     self._selected(state.cache, alive),
                     tuple(state.rows[j] for j in alive),
                     state.length,
-                    None if state.last is None else state.last[alive],
+                    None if state.last is None else state.last.rows(alive),
                 )
         self._rows = kept
 
@@ -169,3 +175,11 @@ class ExpandedCacheRunner:
         copied = compat.copied_cache(cache)
         copied.reorder_cache(torch.tensor(rows, dtype=torch.long, device=self.device))
         return copied
+
+
+def _placed(parts: Sequence[Tensor], where: Sequence[int]) -> Tensor:
+    """One tensor of all parts' rows, row i of them at place where[i]."""
+    if len(parts) == 1 and list(where) == sorted(where):
+        return parts[0]
+    together = torch.cat(list(parts))
+    return torch.empty_like(together).index_copy_(0, torch.tensor(where, device=together.device), together)

@@ -21,7 +21,7 @@ class Outcome:
 
     count:  tokens that the sample had before; tokens, stats: that come behind them
     piece:  of text, to be told; finish: None while the sample goes on
-    ending: how the sample has ended, where one more step closes it; parked: what is kept of it
+    ending: how the sample has ended, where one more step closes it; parked, state: what is kept of it
     """
 
     row: Row
@@ -36,6 +36,7 @@ class Outcome:
     ended_by: int | None = None
     ending: str | None = None
     parked: Any = None
+    state: Any = None
 
     @property
     def sample(self) -> Sample:
@@ -53,7 +54,8 @@ class Outcome:
         s.tokens[self.count :] = self.tokens
         s.stats[self.count :] = self.stats
         row.detokenizer, row.delimiters, row.ending = self.detokenizer, self.delimiters, self.ending
-        s.text, s.error, s.ended_by, s.parked = self.detokenizer.text, self.error, self.ended_by, self.parked
+        s.text, s.error, s.ended_by = self.detokenizer.text, self.error, self.ended_by
+        s.parked, s.state = self.parked, self.state
         s.finish = self.finish
 
 
@@ -114,7 +116,8 @@ def after_draw(row: Row, drawn: Drawn, piece: str = "") -> Outcome:
     else:
         return new
     new.piece += detokenizer.finish(tokens)
-    new.finish, new.ending = (None, ending) if request.park else (ending, None)
+    is_closed_later = request.park or request.layer is not None
+    new.finish, new.ending = (None, ending) if is_closed_later else (ending, None)
     return new
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
 from ...models.config import weights_version
 from ...models.forward import OnPrefill, Prefix
 from ..base import Sample
+from .outcome import Refused
+from .parked import ReleasedError, prefix_after
 from .runners import Runner
+
+OnPrompt = Callable[[tuple[int, ...], int, int], None]  # (prompt, tokens read, tokens of the prompt)
 
 
 class Prompts:
@@ -33,6 +38,17 @@ class Prompts:
             vars(self).update(weights=weights, _held={}, _alive=WeakValueDictionary())
         wanted = {s.request.prompt for s in samples if s.request.after is None}
         self._held = {p: prefix for p, prefix in self._held.items() if p in wanted}
+
+    def of(self, s: Sample, block: int, on_prefill: OnPrompt | None) -> Prefix | Refused:
+        """What a sample that waited goes on from: what was parked, or its prompt, read where it has to be."""
+        request = s.request
+        if request.after is not None:
+            try:
+                return prefix_after(request, self.runner, self.weights)
+            except ReleasedError as error:  # while it waited
+                return Refused(s, str(error))
+        progress = None if on_prefill is None else partial(on_prefill, request.prompt)
+        return self.read(request.prompt, block, progress)
 
     def read(self, prompt: tuple[int, ...], block: int, progress: OnPrefill | None) -> Prefix:
         """The prompt's prefix, as it is kept or read now."""

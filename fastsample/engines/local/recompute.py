@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count as numbers
 from typing import Any, NamedTuple, cast
 
@@ -34,6 +34,7 @@ class RecomputeRunner:
     def __init__(self, model: Any, *, prepack: bool = False) -> None:
         self.twin = Twin(model, is_fast=False)
         self._rows: list[_Row] = []  # replaced as a whole
+        self.states: Mapping[int, Tensor] = {}
 
     @property
     def device(self) -> torch.device:
@@ -49,6 +50,10 @@ class RecomputeRunner:
     def _logits(self, rows: Sequence[Sequence[int]]) -> Tensor:
         ids = torch.tensor([list(row) for row in rows], dtype=torch.long, device=self.device)
         return compat.last_logits(self.twin.model, ids)
+
+    def watch(self, layer: int) -> None:
+        """See `Runner`."""
+        self.twin.watched.add(self.twin.model, layer)
 
     def prefill(self, prompt: Sequence[int], block: int = 512, progress: OnPrefill | None = None) -> Prefix:
         """See `Runner`; nothing is kept but the token ids."""
@@ -69,9 +74,13 @@ class RecomputeRunner:
         by_length: dict[int, list[int]] = {}
         for b, row in enumerate(rows):
             by_length.setdefault(len(row.ids), []).append(b)
-        logits = {b: line for g in by_length.values() for b, line in zip(g, self._logits([rows[b].ids for b in g]))}
-        self._rows = rows
-        return torch.stack([logits[b] for b in range(len(rows))])
+        found: dict[int, tuple[Tensor, dict[int, Tensor]]] = {}
+        for group in by_length.values():
+            logits, states = self._logits([rows[b].ids for b in group]), self.twin.watched.last()
+            found |= {b: (logits[i], {n: state[i] for n, state in states.items()}) for i, b in enumerate(group)}
+        each = [found[b] for b in range(len(rows))]
+        self._rows, self.states = rows, {n: torch.stack([states[n] for _, states in each]) for n in each[0][1]}
+        return torch.stack([logits for logits, _ in each])
 
     def keep(self, order: Sequence[int]) -> None:
         """See `Runner`."""

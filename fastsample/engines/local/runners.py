@@ -7,7 +7,7 @@ changed by one assignment, after all the work: a call that is interrupted can be
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Protocol
 
 import torch
@@ -27,11 +27,13 @@ class Runner(Protocol):
     name:      what a user reads
     cost:      what being served by it costs, in words; "" for the best
     is_shared: whether rows can be added one by one without a forward pass of their own for each addition
+    states:    by watched layer, [B, hidden]: behind it, at the newest token of every row; of the last step
     """
 
     name: ClassVar[str]
     cost: ClassVar[str]
     is_shared: ClassVar[bool]
+    states: Mapping[int, Tensor]
 
     @property
     def device(self) -> torch.device:
@@ -41,6 +43,13 @@ class Runner(Protocol):
     @property
     def rows(self) -> tuple[int, ...]:
         """The rows of the batch in their order, each by a number that it keeps and that no other row ever gets."""
+        ...
+
+    def watch(self, layer: int) -> None:
+        """Give the hidden states behind this decoder layer, 1, 2, ..., in `states`.
+
+        raises: ValueError for one that the model does not have
+        """
         ...
 
     def prefill(self, prompt: Sequence[int], block: int = 512, progress: OnPrefill | None = None) -> Prefix:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ class SharedPrefixRunner:
     def __init__(self, model: Any, *, prepack: bool = False) -> None:
         self.forward = Forward(model, prepack=prepack)
         self.cache: SharedCache | None = None
+        self.states: Mapping[int, Tensor] = {}
 
     @property
     def device(self) -> torch.device:
@@ -36,6 +37,10 @@ class SharedPrefixRunner:
     def rows(self) -> tuple[int, ...]:
         """See `Runner`."""
         return () if self.cache is None else tuple(row.name for row in self.cache.rows)
+
+    def watch(self, layer: int) -> None:
+        """See `Runner`."""
+        self.forward.watch(layer)
 
     def prefill(self, prompt: Sequence[int], block: int = 512, progress: OnPrefill | None = None) -> Prefix:
         """See `Runner`; of a layer with a window, only what a later token can see is kept."""
@@ -64,7 +69,9 @@ class SharedPrefixRunner:
             cache.rewind([base + length for base, length in zip(bases, lengths)])
         before = cache.lengths
         try:
-            return self._read(cache, tokens[:, None])
+            logits = self._read(cache, tokens[:, None])
+            self.states = self.forward.twin.watched.last()
+            return logits
         except BaseException:
             cache.rewind(before)
             raise
