@@ -1,4 +1,4 @@
-"""Sums of three terms, which the embedded model gets right one time in twelve: questions, prompt, and a plain reader."""
+"""Sums of three terms, which the embedded model gets right one time in eight: questions, prompt, and a plain reader."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ FLOORS = (
     "strategies hf",
     "solving generating",
     "evaluation serving",
+    "training",
     "cli",
 )
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms.split()}

@@ -12,7 +12,9 @@ except ModuleNotFoundError as error:
 from ..version import __version__
 from .cache import cache
 from .evaluate import evaluate
+from .head import head
 from .info import info
+from .labels import labels
 from .merge import merge
 from .plan import plan
 from .questions import questions
@@ -41,5 +43,5 @@ def fastsample(
     """Many samples of one question, cheaply: one prefill for all temperatures, one batch, a vote with early exit."""
 
 
-for command in (solve, questions, evaluate, merge, report, plan, serve, info, cache):
+for command in (solve, questions, evaluate, merge, report, labels, head, plan, serve, info, cache):
     main.command()(command)

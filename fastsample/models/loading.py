@@ -36,6 +36,19 @@ def load(name: str | None = None, *, dtype: Any = None, progress: Say | None = N
     return model, tokenizer
 
 
+def load_tokenizer(name: str | None = None, *, progress: Say | None = None) -> Any:
+    """The tokenizer of a model alone. name, progress, raises: as `load`"""
+    need("transformers")
+    with _quiet():
+        folder = locate(name, None, progress or _say_to_stderr)
+        try:
+            return _tokenizer(folder)
+        except Exception as error:
+            raise ModelError(
+                f"the tokenizer of {name or EMBEDDED_NAME!r} cannot be loaded: {first_line(error)}"
+            ) from error
+
+
 def skeleton(name: str | None = None, *, dtype: Any = None, progress: Say | None = None) -> Any:
     """The model without its weights: its configuration, and parameters on torch's meta device that take no memory.
 

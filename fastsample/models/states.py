@@ -80,16 +80,22 @@ def layer_of(model: nn.Module, layer: int) -> nn.Module:
 
 
 @torch.inference_mode()
-def states_behind(forward: Any, prompt: Any, texts: Sequence[Sequence[int]]) -> list[dict[int, Tensor]]:
-    """The states at every token of texts behind one prompt: for each text, by watched layer, [n, hidden].
+def states_behind(forward: Any, prompt: Any, texts: Sequence[Sequence[int]]) -> list[tuple[dict[int, Tensor], Tensor]]:
+    """What a model has at every token of texts of one prompt: (by watched layer, [n, hidden]; log-probabilities [n]).
 
     forward: a `forward.Forward`; prompt: what its `prefill` gave, with a plain cache
+    log-probabilities: of each token behind what is before it, in nats
     """
     longest = max(map(len, texts))
     rows = [[*text, *[0] * (longest - len(text))] for text in texts]  # what is right of a token does not reach it
     cache = compat.copied_cache(prompt.cache)
     cache.reorder_cache(torch.zeros(len(texts), dtype=torch.long, device=forward.device))
     ids = torch.tensor(rows, dtype=torch.long, device=forward.device)
-    forward(ids, cache)
-    states = forward.twin.watched.states
-    return [{layer: states[layer][row, : len(text)].clone() for layer in states} for row, text in enumerate(texts)]
+    logits, _ = forward(ids, cache, reads_all=True)
+    states = {layer: found.clone() for layer, found in forward.twin.watched.states.items()}
+    before = torch.cat([prompt.logits.expand(len(texts), -1)[:, None], logits[:, :-1]], 1)
+    logprobs = torch.stack([row.float().log_softmax(-1).gather(1, own[:, None])[:, 0] for row, own in zip(before, ids)])
+    return [
+        ({layer: found[row, : len(text)] for layer, found in states.items()}, logprobs[row, : len(text)])
+        for row, text in enumerate(texts)
+    ]

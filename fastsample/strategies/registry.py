@@ -18,6 +18,7 @@ from .graph_of_thoughts import AGoT
 from .particles import Particles
 from .refinement import Refine
 from .retrieval import Retrieve
+from .rollouts import Rollouts
 from .scrutiny import Scrutinize
 from .tree_search import MCTS
 
@@ -36,6 +37,7 @@ METHODS: dict[str, type] = {
     "comcts": CoMCTS,
     "retrieve": Retrieve,
     "agot": AGoT,
+    "rollouts": Rollouts,
 }
 
 

@@ -1,0 +1,1 @@
+"""What is learnt from stored runs: labels of steps, and heads that score them."""
