@@ -13,6 +13,9 @@ writing. All seconds are processor seconds of one thread, on SmolLM2-135M in flo
 `paths` writes all rounds; of the others the rounds in --measured are timed, and compared with the same rounds of
 `paths`. Before that, the last kept path is held against the model reading its whole text, and the forward passes are
 counted: they must be the sum of the legs' lengths, and the prompt must be read once. The last line is JSON.
+
+Then the same beam as a user asks for it, by `solve` with a head for its scorer: how much of the time is no forward pass
+and no draw of a token, but parking, adding, scoring and keeping the books.
 """
 
 from __future__ import annotations
@@ -104,6 +107,66 @@ def kept(model, length: int, leg: int, texts: torch.Tensor, *, is_first: bool) -
     return time.process_time() - start
 
 
+class Clock:
+    """Seconds inside some functions, by name; one inside another counts for itself alone."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.inner = [0.0]
+
+    def timed(self, name: str, call):
+        def run(*args, **kwargs):
+            start = time.process_time()
+            self.inner.append(0.0)
+            try:
+                return call(*args, **kwargs)
+            finally:
+                spent = time.process_time() - start
+                self.seconds[name] = self.seconds.get(name, 0.0) + spent - self.inner.pop()
+                self.inner[-1] += spent
+
+        return run
+
+
+def searched(model, prompt: tuple[int, ...], rounds: int, leg: int, *, prepack: bool) -> dict[str, object]:
+    """The beam by `solve` and a head: seconds by what they were spent on, and the passes."""
+    from fastsample import Question, Settings, solve_many
+    from fastsample.engines.local import engine as module
+    from fastsample.models.digest import digest_of
+    from fastsample.scoring.head import Head
+    from fastsample.training.heads import usual_layer
+
+    width, layer = model.config.hidden_size, usual_layer(model)
+    about = {"layer": layer, "width": width, "model": "", "digest": digest_of(model, layer)}
+    head = Head(torch.zeros(width), torch.zeros(width), torch.ones(width), torch.tensor(0.0), about)
+    engine = module.LocalEngine(model, None, slots=N, prepack=prepack)
+    engine._eos = frozenset()  # every leg has its 40 tokens, as in the other ways
+    clock, draw = Clock(), module.draw
+    for name in ("step", "prefill", "park", "add", "keep"):
+        setattr(engine.runner, name, clock.timed(name, getattr(engine.runner, name)))
+    module.draw = clock.timed("draw", draw)
+    object.__setattr__(head, "score", clock.timed("score", head.score))
+
+    def run():
+        asked = Question("", prompt=prompt)
+        settings = Settings(max_new_tokens=rounds * leg)
+        return next(iter(solve_many(model, None, [asked], settings=settings, engine=engine, scorer=head, is_strict=True,
+                                    extractor=lambda text: "1",
+                                    strategy=f"beam:n={N},m={M},until=,leg={leg},depth={rounds}")))  # fmt: skip
+
+    try:
+        found = clock.timed("books", run)()
+    finally:
+        module.draw = draw
+    longest = [max(len(p.tokens) for p in found.paths if p.depth == depth) for depth in range(1, rounds + 1)]
+    if (engine.steps, engine.prefill_tokens, found.depth) != (sum(longest), len(prompt), rounds):
+        raise SystemExit(f"{engine.steps} passes, {engine.prefill_tokens} tokens of prompt: nothing is told")
+    seconds = clock.seconds
+    rest = sum(value for name, value in seconds.items() if name not in ("step", "prefill", "draw"))
+    return {"seconds": seconds, "share": rest / sum(seconds.values()), "passes": engine.steps,
+            "longest_legs": sum(longest)}  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="A beam on one shared prefix against transformers.")
     parser.add_argument("--quick", action="store_true", help="three legs of 8 tokens behind a prompt of 64")
@@ -140,7 +203,11 @@ def main() -> None:
         print(f"{r:5} {row['paths']:8.2f} {row['again']:8.2f} {row['kept']:8.2f}", flush=True)
     ratios = {peer: sum(row[peer] for row in table) / sum(row["paths"] for row in table) for peer in ("again", "kept")}
     print(f"{'times':>5} {1:8.2f} {ratios['again']:8.2f} {ratios['kept']:8.2f}")
-    print(json.dumps({"machine": machine(), "passes": engine.steps, "prefill_tokens": engine.prefill_tokens,
+    books = searched(model, prompt, rounds, leg, prepack=given.prepack)
+    print(f"\nby solve and a head: {books['passes']} forward passes; the longest legs of all rounds have "
+          f"{books['longest_legs']}; neither pass nor draw: {books['share']:.1%} of the time")  # fmt: skip
+    print("  " + ", ".join(f"{name} {value:.2f} s" for name, value in sorted(books["seconds"].items())))
+    print(json.dumps({"books": books, "machine": machine(), "passes": engine.steps, "prefill_tokens": engine.prefill_tokens,
                       "seconds": seconds, "measured": table, "ratios": ratios, "prepack": given.prepack}))  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import blake2b
 from typing import Any
 
@@ -103,10 +104,15 @@ class Path:
         """The statistics of all tokens of the whole path that were drawn, those that ended a leg included."""
         return [token for leg in self.legs() for token in leg.stats[leg.appended :]]
 
-    @property
+    @cached_property
     def means(self) -> MeanStats:
-        """The means over the drawn tokens of the whole path."""
-        return MeanStats.of(self.drawn())
+        """The means over the drawn tokens of the whole path, once it is written."""
+        return self.leg_means if len(self.legs()) == 1 else MeanStats.of(self.drawn())
+
+    @cached_property
+    def leg_means(self) -> MeanStats:
+        """The means over the drawn tokens of this leg alone."""
+        return MeanStats.of(self.stats[self.appended :])
 
     def next_stream(self, temperature: float) -> tuple[int, int]:
         """(stream, k) of its next child; every child above temperature 0 gets another one, whenever it is asked for.
@@ -136,10 +142,7 @@ class Path:
 
 def candidate_of(path: Path, question: str) -> Candidate:
     """A path as a scorer sees it."""
-    legs = tuple(
-        Leg(leg.text, MeanStats.of(leg.stats[leg.appended :]), len(leg.tokens) > leg.appended, leg.state)
-        for leg in path.legs()
-    )
+    legs = tuple(Leg(leg.text, leg.leg_means, len(leg.tokens) > leg.appended, leg.state) for leg in path.legs())
     return Candidate(question, path.whole(), path.answer, path.written_ids(), path.means, legs)
 
 

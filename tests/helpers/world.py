@@ -8,7 +8,7 @@ do, so that the real rules of the streams are under test.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import cos, exp, log, pi, sqrt
+from math import comb, cos, exp, log, pi, sqrt
 
 from scripted import EOS, ScriptedEngine, chance
 
@@ -133,3 +133,29 @@ class Constant:
 
     def score(self, candidates):
         return [(0.5,) * len(c.legs) for c in candidates]
+
+
+# How often each method finds the right answer by an oracle: depth legs, each right with chance p.
+
+
+def best_of(p, depth, n):
+    """One of n independent texts."""
+    return 1 - (1 - p**depth) ** n
+
+
+def dvts(p, depth, n, m):
+    """One of n / m chains, each of depth choices among m."""
+    return 1 - (1 - (1 - (1 - p) ** m) ** depth) ** (n // m)
+
+
+def beam(p, depth, n, m):
+    """The chain of the number of right paths among n; of r right ones min(r, n/m) are kept, and make m each."""
+    chances = {n: 1.0}  # right paths that could be asked for: the root counts as n places
+    for level in range(depth):
+        following = {}
+        for right, weight in chances.items():
+            places = n if level == 0 else min(right, n // m) * m
+            for r in range(places + 1):
+                following[r] = following.get(r, 0.0) + weight * comb(places, r) * p**r * (1 - p) ** (places - r)
+        chances = following
+    return 1 - chances.get(0, 0.0)

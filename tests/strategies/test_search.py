@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from math import comb, log, sqrt
+from math import log, sqrt
 
 import pytest
 import world as worlds
-from world import Constant, Noisy, Oracle, Tokens, answer, world
+from world import Constant, Noisy, Oracle, Tokens, answer, beam, best_of, dvts, world
 
 from fastsample.solving.solve import solve_many
 from fastsample.strategies.collective import Node as Collected
@@ -26,27 +26,6 @@ def ask(strategy, questions=("1",), scorer=None, engine=None, seed=0, **settings
     )  # fmt: skip
     results = {r.question: r for r in found}
     return [results[q] for q in questions]
-
-
-def best_of(p, depth, n):
-    return 1 - (1 - p**depth) ** n
-
-
-def dvts(p, depth, n, m):
-    return 1 - (1 - (1 - (1 - p) ** m) ** depth) ** (n // m)
-
-
-def beam(p, depth, n, m):
-    """The chain of the number of right paths among n; of r right ones min(r, n/m) are kept, and make m each."""
-    chances = {n: 1.0}  # right paths that could be asked for: the root counts as n places
-    for level in range(depth):
-        following = {}
-        for right, weight in chances.items():
-            places = n if level == 0 else min(right, n // m) * m
-            for r in range(places + 1):
-                following[r] = following.get(r, 0.0) + weight * comb(places, r) * p**r * (1 - p) ** (places - r)
-        chances = following
-    return 1 - chances.get(0, 0.0)
 
 
 @pytest.mark.parametrize(
