@@ -36,7 +36,7 @@ from fastsample.strategies.choice import choose
 from fastsample.strategies.path import Path as Grown
 from fastsample.training import heads
 from fastsample.training.labels import FINAL, Labelled, labels_of
-from fastsample.training.separation import area_by_question
+from fastsample.training.separation import area, area_by_question
 
 ASKED = 300  # the questions behind these are learnt from
 UNTIL = "\n"
@@ -63,7 +63,7 @@ def fitted(model, tokenizer, out):
 
 
 def scored(model, tokenizer, head, folder, path, most):
-    """question -> its texts, [tokens, [label, number of the head, log-probability] of each leg]; a line each in path."""
+    """question -> its texts, [tokens, [label, number of the head, log-probability] of each leg]; a line each."""
     known = {}
     for line in path.read_text().splitlines() if path.exists() else []:
         record = json.loads(line)
@@ -148,6 +148,13 @@ class Plain:
     name = "mean-logprob"
 
 
+def by_question(legs, done):
+    """The head's area between right and wrong texts of one question, the mean over questions that have both."""
+    areas = [area([mine[-1][1] for _, mine in legs[q]], [mine[-1][0] for _, mine in legs[q]]) for q in done]
+    told = [one for one in areas if one == one]
+    return sum(told) / len(told) if told else None
+
+
 def difference(a, b, draws=4000):
     """The mean of a - b on the same questions, and its 95 % bootstrap interval."""
     values = np.asarray(a, float) - np.asarray(b, float)
@@ -182,9 +189,8 @@ def main():
     questions, labels, numbers, logprobs = ([row[place] for row in found] for place in range(4))
     areas = {"head": area_by_question(numbers, labels, questions), "log-probability": area_by_question(
         logprobs, labels, questions)}  # fmt: skip
-    print(
-        f"{len(done)} questions of {len(asked)} have everything; {len(found):,} legs, {sum(labels) / len(found):.1%} right"
-    )
+    share = sum(labels) / len(found)
+    print(f"{len(done)} questions of {len(asked)} have everything; {len(found):,} legs, {share:.1%} right")
     for name, one in areas.items():
         print(f"  AUC of the {name}: {one}")
     rows = []
@@ -198,9 +204,12 @@ def main():
                      "over_vote": to_vote, "tokens": each})  # fmt: skip
         over = ", ".join(f"{100 * m:+.1f} ({100 * a:+.1f} to {100 * b:+.1f})" for m, a, b in (to_one, to_vote))
         print(f"  {name:24} {share:6.1%}  over one text and over the vote: {over}  {each:5.0f} tokens")
+    within = by_question(legs, done)
+    if within is not None:
+        print(f"  between texts of one question, at their last leg: {within:.3f}")
     areas = {name: [one.value, one.low, one.high] for name, one in areas.items()}
     print(json.dumps({"machine": machine(), "questions": len(done), "asked": len(asked), "samples": given.samples,
-                      "legs": len(found), "auc": areas, "head": head.about, "rows": rows}))  # fmt: skip
+                      "legs": len(found), "auc": areas, "within": within, "head": head.about, "rows": rows}))  # fmt: skip
 
 
 if __name__ == "__main__":

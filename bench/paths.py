@@ -172,8 +172,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="three legs of 8 tokens behind a prompt of 64")
     parser.add_argument("--measured", default=None, help="rounds of the peers that are timed, such as 1,5,10")
     parser.add_argument("--prepack", action="store_true")
+    parser.add_argument("--rounds", type=int, default=None, help="fewer of them, where there is no time for ten")
+    parser.add_argument("--peers", default="again,kept", help="those that are timed")
     given = parser.parse_args()
     prompt_tokens, rounds, leg = (64, 3, 8) if given.quick else (512, 10, 40)
+    rounds = given.rounds or rounds
     chosen = given.measured or ("1,2,3" if given.quick else "1,5,10")
     measured = [int(r) for r in chosen.split(",")]
     if not all(1 <= r <= rounds for r in measured):
@@ -193,22 +196,27 @@ def main() -> None:
     check(engine, model, legs, prompt_tokens, rounds, leg)
     print(f"{rounds} rounds of {N} legs of {leg} tokens behind {prompt_tokens}: {engine.steps} forward passes, "
           f"{engine.prefill_tokens} tokens of prompt read, {sum(seconds):.1f} s\n")  # fmt: skip
-    print(f"{'round':>5} {'paths s':>8} {'again s':>8} {'kept s':>8}")
+    peers = given.peers.split(",")
+    print(f"{'round':>5} {'paths s':>8} " + " ".join(f"{peer + ' s':>8}" for peer in peers))
     table = []
     for r in measured:
         length = prompt_tokens + (r - 1) * leg
-        row = {"round": r, "paths": seconds[r - 1], "again": again(model, length, leg, texts),
-               "kept": kept(model, length, leg, texts, is_first=r == 1)}  # fmt: skip
+        row = {"round": r, "paths": seconds[r - 1]}
+        if "again" in peers:
+            row["again"] = again(model, length, leg, texts)
+        if "kept" in peers:
+            row["kept"] = kept(model, length, leg, texts, is_first=r == 1)
         table.append(row)
-        print(f"{r:5} {row['paths']:8.2f} {row['again']:8.2f} {row['kept']:8.2f}", flush=True)
-    ratios = {peer: sum(row[peer] for row in table) / sum(row["paths"] for row in table) for peer in ("again", "kept")}
-    print(f"{'times':>5} {1:8.2f} {ratios['again']:8.2f} {ratios['kept']:8.2f}")
+        print(f"{r:5} {row['paths']:8.2f} " + " ".join(f"{row[peer]:8.2f}" for peer in peers), flush=True)
+    ratios = {peer: sum(row[peer] for row in table) / sum(row["paths"] for row in table) for peer in peers}
+    print(f"{'times':>5} {1:8.2f} " + " ".join(f"{ratios[peer]:8.2f}" for peer in peers))
     books = searched(model, prompt, rounds, leg, prepack=given.prepack)
     print(f"\nby solve and a head: {books['passes']} forward passes; the longest legs of all rounds have "
           f"{books['longest_legs']}; neither pass nor draw: {books['share']:.1%} of the time")  # fmt: skip
     print("  " + ", ".join(f"{name} {value:.2f} s" for name, value in sorted(books["seconds"].items())))
-    print(json.dumps({"books": books, "machine": machine(), "passes": engine.steps, "prefill_tokens": engine.prefill_tokens,
-                      "seconds": seconds, "measured": table, "ratios": ratios, "prepack": given.prepack}))  # fmt: skip
+    print(json.dumps({"books": books, "machine": machine(), "passes": engine.steps,
+                      "prefill_tokens": engine.prefill_tokens, "seconds": seconds, "measured": table,
+                      "ratios": ratios, "prepack": given.prepack}))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -148,8 +148,8 @@ def main():
     header = {"date": strftime("%Y-%m-%d"), "questions": options.questions, "seeds": options.seeds}
     cells = Cells(options.out, header)
     with ProcessPoolExecutor(options.processes) as pool:
-        shapes(pool, cells, widths, options.questions)
         closed_forms(pool, cells, widths, options.seeds)
+        shapes(pool, cells, widths, options.questions)
     print(json.dumps(cells.content))
 
 
