@@ -75,7 +75,7 @@ _HOMES = {
     "solve": "solving.solve",
     "solve_many": "solving.solve",
 }
-_ROOMS = ("hf", "models")
+_ROOMS = ("hf", "models", "trl")
 
 
 def __getattr__(name: str) -> Any:

@@ -23,7 +23,7 @@ FLOORS = (
     "engines scoring",
     "strategies hf",
     "solving generating",
-    "evaluation serving",
+    "evaluation serving trl",
     "training",
     "cli",
 )
@@ -237,7 +237,7 @@ def test_public_names_are_there():
     """What the README imports, each from its home."""
     import fastsample
 
-    assert set(dir(fastsample)) == {*fastsample.__all__, "hf", "models"}
+    assert set(dir(fastsample)) == {*fastsample.__all__, "hf", "models", "trl"}
     for name in fastsample.__all__:
         assert getattr(fastsample, name) is not None
     assert callable(fastsample.models.load)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..torch_ops.writes import writes_of
+
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 NO_LIMIT = 2**31
 
@@ -43,10 +45,10 @@ def vocabulary(model: Any) -> int:
     return int(model.get_input_embeddings().weight.shape[0])
 
 
-def weights_version(model: Any) -> tuple[tuple[int, int], ...]:
-    """Changes whenever a parameter was replaced or written to in place, as an optimizer does; writes through `.data`
-    and into weights that were loaded in inference mode are not counted by torch."""
-    return tuple((id(p), 0 if p.is_inference() else p._version) for p in model.parameters())
+def weights_version(model: Any) -> tuple[tuple[int, tuple[int, int]], ...]:
+    """Changes whenever a parameter was replaced or written to in place, as an optimizer does; `writes_of` says which
+    writes nobody counts."""
+    return tuple((id(p), writes_of(p)) for p in model.parameters())
 
 
 def eos_of(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -96,11 +96,44 @@ def _is_plain_linear(module: nn.Module) -> bool:
     return type(module) is nn.Linear and "forward" not in vars(module)
 
 
-def _rebound(value: Any, twins: dict[int, nn.Module]) -> Any:
-    """A bound method or a partial of one of the model's modules, as that of its twin."""
-    if isinstance(value, types.MethodType) and id(value.__self__) in twins:
-        return types.MethodType(value.__func__, twins[id(value.__self__)])
+def _rebound(value: Any, twins: dict[int, nn.Module], around: tuple[Any, ...] = ()) -> Any:
+    """What reaches one of the model's modules, as that which reaches its twin: a bound method, a partial, a function
+    that somebody wrapped around one of them (trainers do), to any depth. All else is left as it is.
+
+    around: the functions that hold this one, which it may hold as well
+    """
+    if any(value is f for f in around):
+        return value
+    if isinstance(value, types.MethodType):
+        owner, function = value.__self__, _rebound(value.__func__, twins, around)
+        is_same = id(owner) not in twins and function is value.__func__
+        return value if is_same else types.MethodType(function, twins.get(id(owner), owner))
     if isinstance(value, functools.partial) and any(id(a) in twins for a in value.args):
         renewed = functools.partial(value.func, *(twins.get(id(a), a) for a in value.args), **value.keywords)
         return functools.update_wrapper(renewed, value) if hasattr(value, "__wrapped__") else renewed
+    if isinstance(value, types.FunctionType) and value.__closure__:
+        cells = tuple(_cell(cell, twins, (*around, value)) for cell in value.__closure__)
+        if all(a is b for a, b in zip(cells, value.__closure__)):
+            return value
+        copied = types.FunctionType(value.__code__, value.__globals__, value.__name__, value.__defaults__, cells)
+        copied.__kwdefaults__ = value.__kwdefaults__
+        vars(copied).update(vars(value))
+        return copied
+    held = getattr(value, "__dict__", {})
+    if "__wrapped__" in held and not isinstance(value, types.FunctionType | type):  # accelerate's mixed precision
+        inner = {name: _rebound(v, twins, (*around, value)) for name, v in held.items()}
+        if any(inner[name] is not v for name, v in held.items()):
+            copied = object.__new__(type(value))
+            vars(copied).update(inner)
+            return copied
     return value
+
+
+def _cell(cell: types.CellType, twins: dict[int, nn.Module], around: tuple[Any, ...]) -> types.CellType:
+    """A variable that a function holds: the same one, unless it reaches one of the model's modules."""
+    try:
+        content = cell.cell_contents
+    except ValueError:  # it is empty still
+        return cell
+    renewed = twins[id(content)] if id(content) in twins else _rebound(content, twins, around)
+    return cell if renewed is content else types.CellType(renewed)

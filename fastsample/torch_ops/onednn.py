@@ -24,6 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .writes import writes_of
+
 PACKED_FOR = 64  # the number of rows that oneDNN lays the weight out for; 1 ... 512 rows run equally well on it
 
 
@@ -103,15 +105,15 @@ def _plain(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
 
 
 def _packed(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
-    known = _pack(layer.weight), layer.weight, layer.weight._version
+    known = _pack(layer.weight), layer.weight, writes_of(layer.weight)
 
     def forward(x: Tensor) -> Tensor:
         nonlocal known
         weight = layer.weight
         if x.dtype != weight.dtype or x.device != weight.device or weight.device.type != "cpu":
             return nn.functional.linear(x, weight, layer.bias)
-        if known[1] is not weight or known[2] != weight._version:  # replaced, or written to since
-            known = _pack(weight), weight, weight._version
+        if known[1] is not weight or known[2] != writes_of(weight):  # replaced, or written to since
+            known = _pack(weight), weight, writes_of(weight)
         return product(x, known[0], layer.bias)
 
     return forward

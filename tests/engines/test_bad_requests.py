@@ -175,19 +175,30 @@ def test_samples_that_ended_are_told_of_after_a_step_that_failed(model, monkeypa
     assert generator.run() == [short, long]
 
 
-def test_weights_that_change_are_seen(model):
-    """An optimizer's step between two runs: the stored prompt is read again, packed weights are packed again."""
+def change_in_place(trained):
+    with torch.no_grad():
+        for p in trained.parameters():
+            p.add_(torch.randn_like(p) * 0.3)
+
+
+def change_by_a_fused_optimizer(trained):
+    for p in trained.parameters():
+        p.grad = torch.randn_like(p)
+    torch.optim.AdamW(trained.parameters(), lr=0.3, fused=True).step()
+
+
+@pytest.mark.parametrize("change", [change_in_place, change_by_a_fused_optimizer])
+@pytest.mark.parametrize("prepack", [False, True])
+def test_weights_that_change_are_seen(prepack, change):
+    """A training step between two runs: the stored prompt is read again, packed weights are packed again."""
     trained = tiny("llama")
-    for prepack in (False, True):
-        engine = LocalEngine(trained, None, prepack=prepack)
-        request = Request((5, 6, 7), temperature=0.0, max_new_tokens=8, eos=())
-        for _ in range(2):
-            (s,) = engine.submit([request])
-            engine.run()
-            assert s.tokens == write(trained, s.request, eos=())
-            with torch.no_grad():
-                for p in trained.parameters():
-                    p.add_(torch.randn_like(p) * 0.3)
+    engine = LocalEngine(trained, None, prepack=prepack)
+    request = Request((5, 6, 7), temperature=0.0, max_new_tokens=8, eos=())
+    for _ in range(2):
+        (s,) = engine.submit([request])
+        engine.run()
+        assert s.tokens == write(trained, s.request, eos=())
+        change(trained)
 
 
 @pytest.mark.parametrize("prepack", [False, True])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import threading
+import types
 
 import pytest
 import torch
 from tiny import SHARE, tiny
 from torch import nn
 
+from fastsample.engines.local import selection
 from fastsample.engines.local.runners import SharedPrefixRunner
 from fastsample.models import attention, compat
 from fastsample.models.forward import Forward
@@ -85,6 +87,54 @@ def test_other_changes_are_noticed_before_rows_join(change):
         assert forward.twin.is_current()
         with torch.inference_mode():
             torch.testing.assert_close(forward(IDS, None)[0], model(IDS).logits[:, -1], rtol=0, atol=1e-4)
+
+
+def wrap_in_a_closure(model):
+    """As TRL's trainers do: a method whose function holds the forward that was there, bound to the model."""
+    original, itself = model.forward, id(model)
+
+    @functools.wraps(type(model).forward)
+    def forward(self, *args, extra=False, **kwargs):
+        assert id(self) != itself
+        return forward if extra else original(*args, **kwargs)
+
+    model.forward = types.MethodType(forward, model)
+
+
+def wrap_twice(model):
+    """As accelerate does for mixed precision around that: an object that calls, inside a function."""
+    wrap_in_a_closure(model)
+
+    class Converting:
+        def __init__(self, inner):
+            self.inner = inner
+            functools.update_wrapper(self, inner)
+
+        def __call__(self, *args, **kwargs):
+            return self.inner(*args, **kwargs)
+
+    converting = Converting(model.forward.__func__)
+
+    def forward(*args, **kwargs):
+        return converting(*args, **kwargs)
+
+    forward.__wrapped__ = converting
+    model.forward = types.MethodType(forward, model)
+
+
+@pytest.mark.parametrize("wrap", [wrap_in_a_closure, wrap_twice])
+def test_a_forward_that_was_wrapped_reaches_the_twin(wrap):
+    """Nobody but the twin's own layers is called, so that a trainer's model shares its prefix as any other."""
+    model = tiny("llama")
+    want = model(IDS).logits
+    wrap(model)
+    twin = Twin(model, is_fast=False)
+    calls = []
+    model.model.layers[0].forward = lambda *a, **k: calls.append(1)
+    torch.testing.assert_close(twin.attend_by(None)(IDS).logits, want, rtol=0, atol=0)
+    assert calls == []
+    del model.model.layers[0].forward
+    assert selection.why_not(model) is None
 
 
 def test_mode_of_the_model_is_no_matter_and_is_left_alone():
