@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 LOWEST ?= .venv-min
+ENGINES ?= .venv-engines
 # Installed before everything else: asked for as somebody's dependency, pip may take a CUDA build of several gigabytes.
 TORCH ?= torch==2.13.0
 # The versions that the tests passed with. `make demo CONSTRAINTS= VENV=.venv-new` takes the newest of everything else.
@@ -22,7 +23,7 @@ INSTALL := $(PIP) install $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench wheel clean lock check-lock compat compat-min audit attack cost proof gpu docs
+.PHONY: help demo test lint format bench wheel clean lock check-lock compat compat-min engines audit attack cost proof gpu docs
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -124,6 +125,18 @@ $(VENV)/.uv: $(CONSTRAINTS)
 $(LOWEST)/.lowest: pyproject.toml tools/lowest.py tools/requirements.py
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python tools/lowest.py > $@
+
+# The other programs ask for other versions of small packages than the lock has: only what meets a model is kept.
+engines: $(ENGINES)/.engines ## Run the tests of what works inside TRL, lm_eval and inspect-ai, with these installed
+	$(ENGINES)/bin/python -m pytest tests/front_ends tests/examples tests/bench/test_benches.py \
+	    -k "front_ends or grpo or trl" $(PYTEST_ARGS)
+
+$(ENGINES)/.engines: pyproject.toml $(CONSTRAINTS)
+	$(MAKE) VENV=$(ENGINES) $(ENGINES)/.test $(ENGINES)/.uv
+	grep -E "^(torch|transformers|tokenizers|pytest)==" constraints.txt > $(ENGINES)/kept.txt
+	$(ENGINES)/bin/uv pip install --quiet --python $(ENGINES)/bin/python --constraint $(ENGINES)/kept.txt \
+	    "fastsample[engines]"
+	touch $@
 
 audit: ## Ask for known weaknesses of the packages that are locked
 	$(PYTHON) -m venv $(VENV)/audit

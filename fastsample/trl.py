@@ -21,10 +21,11 @@ Rollout = Callable[[list[Any], Any], dict[str, list[Any]]]
 NAMES = ("temperature", "top_k", "top_p", "min_p")  # of the trainer's settings, and of a draw
 
 
-def rollout(*, slots: int = 64) -> Rollout:
+def rollout(*, slots: int = 64, prepack: bool = False) -> Rollout:
     """What `GRPOTrainer(rollout_func=...)` takes: it draws with the trainer's model and the trainer's settings.
 
-    slots: the largest number of completions written at once
+    slots:   the largest number of completions written at once
+    prepack: as in `LocalEngine`; on a CPU an eighth faster, for the model's bytes again
 
     returns: (prompts, trainer) -> {"prompt_ids", "completion_ids": token ids, "logprobs": nats, of the distribution
              that was drawn from}, a list for each prompt. Weights that have changed since the last call are seen.
@@ -35,12 +36,12 @@ def rollout(*, slots: int = 64) -> Rollout:
     """
     if slots < 1:
         raise ValueError(f"slots must be at least 1, got {slots}; it is the number of completions written at once")
-    return _Rollout(slots)
+    return _Rollout(slots, prepack)
 
 
 class _Rollout:
-    def __init__(self, slots: int) -> None:
-        self.slots = slots
+    def __init__(self, slots: int, prepack: bool) -> None:
+        self.slots, self.prepack = slots, prepack
         self._engine: LocalEngine | None = None
         self._step, self._call = -1, 0
 
@@ -57,7 +58,7 @@ class _Rollout:
         ) as wrapped:
             model = _adapted(wrapped)
             if self._engine is None or self._engine.model is not model:
-                self._engine = LocalEngine(model, None, slots=self.slots)
+                self._engine = LocalEngine(model, None, slots=self.slots, prepack=self.prepack)
             batch = generate(
                 model,
                 None,
@@ -106,12 +107,14 @@ def settings_of(trainer: Any) -> dict[str, Any]:
             f"repetition_penalty must be 1 here, got {args.repetition_penalty}; leave rollout_func out to use it"
         )
     if trainer.tools or trainer.environment_factories is not None:
-        raise ValueError("a rollout here is one turn, and this trainer has tools or environments; leave one of them out")
+        raise ValueError(
+            "a rollout here is one turn, and this trainer has tools or environments; leave one of them out"
+        )
     plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
     if trainer.is_fsdp_enabled or getattr(plugin, "zero_stage", 0) == 3:
         raise ValueError(
-            "a rollout here needs the whole model on each device, and these weights lie in shards (FSDP, or DeepSpeed's "
-            "third stage); use plain data parallelism or DeepSpeed's second stage"
+            "a rollout here needs the whole model on each device, and these weights lie in shards (FSDP, or "
+            "DeepSpeed's third stage); use plain data parallelism or DeepSpeed's second stage"
         )
     return {name: value or 0 for name, value in settings.items()}  # None filters nothing
 

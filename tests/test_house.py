@@ -24,7 +24,7 @@ FLOORS = (
     "strategies hf",
     "solving generating",
     "evaluation serving trl",
-    "training",
+    "inspect_ai lm_eval training",
     "cli",
 )
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms.split()}

@@ -6,7 +6,7 @@ from time import time
 from typing import Any
 
 from ..strategies.events import Event
-from ..strategies.records import Result, Written, votes_of
+from ..strategies.records import Result, Written, elected, votes_of
 from .asked import Asked
 
 FINISHES = {"eos": "stop", "stop": "stop", "length": "length"}
@@ -15,12 +15,6 @@ FINISHES = {"eos": "stop", "stop": "stop", "length": "length"}
 def finish_of(sample: Written | None) -> str | None:
     """OpenAI's word for how a sample ended."""
     return None if sample is None else FINISHES.get(sample.finish)
-
-
-def elected(result: Result) -> Written | None:
-    """The sample that is shown for the answer: the first counted one that gave it, else the first that ended."""
-    ended = [s for s in result.samples if s.is_finished]
-    return next((s for s in ended if s.answer == result.answer and s.is_counted), ended[0] if ended else None)
 
 
 def choices_of(asked: Asked, result: Result) -> list[Written | None]:

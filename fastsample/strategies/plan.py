@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 
@@ -31,3 +31,15 @@ def plan_of(temperatures: Sequence[float], samples: int) -> list[tuple[float, in
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}; it is the number of samples of each temperature")
     return [(float(t), k) for k in range(samples) for t in temperatures if t > 0 or k == 0]
+
+
+def temperatures_of(given: str | float | Iterable[float]) -> tuple[float, ...]:
+    """Of "0.4+0.8", which holds no comma where commas part arguments; of one number; or of several.
+
+    raises: ValueError for a text that holds anything else
+    """
+    listed = given.split("+") if isinstance(given, str) else [given] if isinstance(given, int | float) else given
+    try:
+        return tuple(float(t) for t in listed)
+    except ValueError:
+        raise ValueError(f"temperatures must be numbers with + between them, got {given!r}; write 0.4+0.8") from None

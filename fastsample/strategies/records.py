@@ -222,6 +222,12 @@ class Found(Result):
         return record
 
 
+def elected(result: Result) -> Written | None:
+    """The sample that is shown for the answer: the first counted one that gave it, else the first that ended."""
+    ended = [s for s in result.samples if s.is_finished]
+    return next((s for s in ended if s.answer == result.answer and s.is_counted), ended[0] if ended else None)
+
+
 def votes_of(samples: Sequence[Written]) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, float]]]:
     """(votes, shares) per temperature of the counted samples; temperatures without a vote are there, empty."""
     votes: dict[str, Counter[str]] = {}

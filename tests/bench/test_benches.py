@@ -31,6 +31,7 @@ SCRIPTS = {
     "serve.py",
     "server_cost.py",
     "servers.py",
+    "trl_rollouts.py",
     "voting.py",
 }
 MODULES = {"caches.py", "gpu.py", "measure.py", "peers.py", "rows.py", "sass.py", "three_terms.py"}
@@ -51,6 +52,17 @@ def test_every_script_is_known_here():
     assert "make cost" in (ROOT / ".ci/run").read_text().splitlines()
     for name in MODULES:
         assert "__main__" not in (ROOT / "bench" / name).read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.model
+def test_trl_rollouts(embedded):
+    """Both ways, after the log-probabilities were held against the model's."""
+    pytest.importorskip("trl", reason="TRL is not installed; `make engines` installs it and runs this")
+    told = run("trl_rollouts.py", "--rounds", 1, "--prompt-tokens", 40, "--tokens", 4, "--generations", 2)
+    stored = json.loads(told.splitlines()[-1])
+    assert stored["logprobs_off_by"] <= 1e-3
+    assert stored["times"] > 0
 
 
 @pytest.mark.slow

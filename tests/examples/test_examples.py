@@ -15,6 +15,7 @@ from fastsample.engines.local.engine import LocalEngine
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
+NEEDS = {"grpo": "trl"}
 
 
 def example(name):
@@ -62,11 +63,25 @@ def test_rollouts(lm):
     assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters()))
 
 
+def test_grpo(lm):
+    """One real step of TRL's trainer: the weights change, and some completions got their reward."""
+    pytest.importorskip("trl", reason="TRL is not installed; `make engines` installs it and runs this")
+    model, tokenizer = lm
+    module = example("grpo")
+    module.PROMPTS, module.ANSWERS = [bigram.ASSISTANT] * 2, ["4", "4"]
+    before = [p.detach().clone() for p in model.parameters()]
+    (line,) = module.train(model, tokenizer)
+    assert 0 < line["reward"] < 1
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters()))
+
+
 @pytest.mark.slow
 @pytest.mark.model
 @pytest.mark.parametrize("name", NAMES)
 def test_as_a_command(name, embedded):
     """As its first lines say, with the embedded model."""
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name], reason=f"{NEEDS[name]} is not installed; `make engines` installs it")
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / f"{name}.py")], capture_output=True, text=True, cwd=EXAMPLES.parent, check=False
     )

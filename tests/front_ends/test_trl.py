@@ -1,8 +1,9 @@
-"""Rollouts for TRL, with its real GRPOTrainer: what it trains on is what the model says, and each prompt is read once."""
+"""Rollouts for TRL, with its real GRPOTrainer: it learns from what the model says, each prompt read once."""
 
 from __future__ import annotations
 
 import warnings
+from itertools import pairwise
 from types import SimpleNamespace
 
 import bigram
@@ -81,7 +82,7 @@ def test_real_steps(prompts, tmp_path):
     trainer.train()
     assert len(seen) == 3
     assert all(off <= 1e-4 for off, _, _ in seen)
-    for (_, before, one), (_, after, two) in zip(seen, seen[1:]):
+    for (_, before, one), (_, after, two) in pairwise(seen):
         assert not torch.equal(before, after)
         assert one["completion_ids"] != two["completion_ids"]
     # The twin: the log-probabilities of the first call are not those of the changed model.
