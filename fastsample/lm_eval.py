@@ -22,7 +22,7 @@ from .models import load
 from .solving.solve import solve_many
 from .strategies.plan import temperatures_of
 from .strategies.question import Question, Settings
-from .strategies.records import Found, Result, elected
+from .strategies.records import elected
 
 try:
     import lm_eval.models  # noqa: F401  # first: the harness registers its own models only where there are none yet
@@ -125,7 +125,8 @@ class VotingLM(LM):
                 ):
                     if result.error is not None:
                         raise RuntimeError(f"request {result.id}: {result.error}")
-                    request, answers[int(result.id)] = requests[int(result.id)], text_of(result)
+                    request, chosen = requests[int(result.id)], elected(result)
+                    answers[int(result.id)] = "" if chosen is None else chosen.text
                     self.cache_hook.add_partial("generate_until", request.args, answers[int(result.id)])
                     self.tokens += result.tokens
                     self.budget_tokens += result.budget_tokens
@@ -194,12 +195,6 @@ def _there(device: str | None) -> str:
         log.warning("torch finds no GPU for --device %s here; the model runs on the CPU", device)
         return "cpu"
     return device or "cpu"
-
-
-def text_of(result: Result) -> str:
-    """What stands for a result's answer: the text of a search, or that of the sample that is shown for a vote."""
-    sample = elected(result)
-    return result.text if isinstance(result, Found) else "" if sample is None else sample.text
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from ..answers.extractors import Extractor, extractor_of
 from ..engines.base import Traits
 from ..solving.fit import fitted
 from ..strategies.question import Question, Settings
+from .growth import PREFIX, Growth, growth_of
 
 
 class AskedError(ValueError):
@@ -35,7 +36,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Asked:
-    """A request, understood. n: choices of a plain one; is_vote: one answer is elected; has_texts: show every sample"""
+    """A request, understood.
+
+    n: choices of a plain one; is_vote: one answer is elected; has_texts: show every sample
+    growth: how texts grow, None for a vote and a plain request
+    """
 
     question: Question
     text: str | None  # a prompt as it is, without a chat template
@@ -48,6 +53,7 @@ class Asked:
     is_chat: bool = True
     has_usage: bool = False
     has_texts: bool = False
+    growth: Growth | None = None
     name: str = field(default_factory=lambda: secrets.token_hex(12))
 
 
@@ -61,13 +67,15 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "top_logprobs": (0,), "logit_bias": ({},), "tools": ([],), "tool_choice": ("none", "auto"), "best_of": (1,),
     "echo": (False,), "suffix": ("",), "response_format": ({"type": "text"},), "parallel_tool_calls": (True, False),
 }  # fmt: skip
-OURS = {"rule", "temperatures", "samples", "extractor", "together", "texts"}
+OURS = {
+    "rule", "temperatures", "samples", "extractor", "together", "texts", "strategy", "scorer", "budget_tokens",
+}  # fmt: skip
 
 
 def read(body: Any, served: str, traits: Traits, limits: Limits, *, is_chat: bool) -> Asked:
     """The request in a JSON body; raises AskedError with rule, value and remedy.
 
-    served: the model's name; MODEL@RULE asks for a vote by that rule
+    served: the model's name; MODEL@RULE asks for a vote by that rule, MODEL@strategy:SHORT_FORM for a strategy
     """
     if not isinstance(body, dict):
         raise AskedError("the body must be a JSON object")
@@ -89,19 +97,23 @@ def read(body: Any, served: str, traits: Traits, limits: Limits, *, is_chat: boo
     if vote is not None and vote.keys() - OURS:
         raise AskedError(f"fastsample has the fields {', '.join(sorted(OURS))}; got {_short(min(vote.keys() - OURS))}")
     is_vote = vote is not None or bool(rule)
-    vote = {"rule": rule} if vote is None else vote | ({"rule": rule} if rule else {})
+    suffix = {"strategy": rule.removeprefix(PREFIX)} if rule.startswith(PREFIX) else {"rule": rule} if rule else {}
+    vote = (vote or {}) | suffix
     options = body.get("stream_options")
     has_usage = isinstance(options, dict) and options.get("include_usage") is True
     settings, n = _settings(body, vote if is_vote else None, limits)
     try:
         settings = fitted(settings, traits)
         extract = extractor_of(_extractor(vote)) if is_vote else _nothing
+        growth = growth_of(vote, limits.samples, settings.max_new_tokens) if is_vote else None
+        if growth is not None:
+            growth.check(traits)
     except ValueError as error:
         raise AskedError(str(error), name="fastsample") from None
     question, text = _chat(body, limits) if is_chat else _prompt(body)
     return Asked(
         question, text, settings, extract, served, n, is_vote, _flag(body, "stream"), is_chat, has_usage,
-        is_vote and _flag(vote, "texts"),
+        is_vote and _flag(vote, "texts"), growth,
     )  # fmt: skip
 
 

@@ -136,7 +136,13 @@ class Desk:
         self, question: Question, prompt: tuple[int, ...], settings: Settings, extract: Any, serial: int
     ) -> Strategy:
         job = self.jobs[question.id]
-        job.strategy = SelfConsistency(question, prompt, job.asked.settings, reader_of(job.asked.extract), serial)
+        asked, read = job.asked, reader_of(job.asked.extract)
+        if asked.growth is None:
+            job.strategy = SelfConsistency(question, prompt, asked.settings, read, serial)
+        else:
+            job.strategy = asked.growth.begin(
+                self.engine, self.tokenizer, question, prompt, asked.settings, read, serial
+            )
         return job.strategy
 
     def _between(self) -> None:

@@ -6,6 +6,7 @@ from time import time
 from typing import Any
 
 from ..strategies.events import Event
+from ..strategies.path import Path
 from ..strategies.records import Result, Written, elected, votes_of
 from .asked import Asked
 
@@ -111,6 +112,8 @@ class Stream:
         return range(self.asked.n) if is_one else range(number, number + 1)
 
     def _of_vote(self, event: Event) -> list[dict[str, Any]]:
+        if self.asked.growth is not None:
+            return self._of_tree(event)
         if event.kind == "token":
             told: dict[str, Any] = {"event": "token", "number": event.number, "piece": event.piece}
             told["temperature"] = event.strategy.live[event.number].request.temperature
@@ -119,6 +122,13 @@ class Stream:
             told = {"event": event.kind, "sample": event.sample.to_json(), "votes": votes}
         else:
             return []
+        return [chunk(self.asked, 0, None, fastsample=told)]
+
+    def _of_tree(self, event: Event) -> list[dict[str, Any]]:
+        """Legs as they end, their scores, and those that are not continued."""
+        if event.kind not in ("leg", "scored", "dropped"):
+            return []
+        told = {"event": event.kind, "paths": [_leg(path) for path in event.paths]}
         return [chunk(self.asked, 0, None, fastsample=told)]
 
     def end(self, result: Result) -> list[dict[str, Any]]:
@@ -132,6 +142,13 @@ class Stream:
         if asked.has_usage:
             told.append(head_of(asked, True) | {"choices": [], "usage": usage_of(result)})
         return told
+
+
+def _leg(path: Path) -> dict[str, Any]:
+    parent = None if path.parent is None or path.parent.parent is None else path.parent.number
+    names = ("number", "temperature", "text", "finish", "answer")
+    scores = {"score": path.scores[-1] if path.scores else None, "tokens": len(path.tokens)}
+    return {name: getattr(path, name) for name in names} | {"parent": parent, "depth": path.depth} | scores
 
 
 def _counted(sample: Written) -> Written:

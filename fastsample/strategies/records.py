@@ -223,8 +223,13 @@ class Found(Result):
 
 
 def elected(result: Result) -> Written | None:
-    """The sample that is shown for the answer: the first counted one that gave it, else the first that ended."""
+    """The sample that is shown for the answer: the first counted one that gave it, else the first that ended.
+
+    Of a search, the path that was chosen.
+    """
     ended = [s for s in result.samples if s.is_finished]
+    if isinstance(result, Found):
+        return next((s for s in ended if s.text == result.text), None)
     return next((s for s in ended if s.answer == result.answer and s.is_counted), ended[0] if ended else None)
 
 

@@ -157,7 +157,9 @@ class Search:
         """The paths of the pending `Score`."""
         if self._scoring is None:
             return None, []
-        return self._scoring.by, [candidate_of(path, self.question.text) for path in self._scoring.paths]
+        return self._scoring.by or self.tools.scorer, [
+            candidate_of(path, self.question.text) for path in self._scoring.paths
+        ]
 
     def enter(self, scores: Sequence[tuple[float, ...] | None]) -> None:
         """Their numbers; the method goes on."""

@@ -146,7 +146,7 @@ REFUSED = [
     ({"fastsample": {"rule": "ahead:k=0"}}, 400, "k must be at least 1"),
     ({"fastsample": {"rule": "nonsense"}}, 400, "no rule is called 'nonsense'"),
     ({"fastsample": {"extractor": "os:system"}}, 400, "extractor must be auto"),
-    ({"fastsample": {"scorer": "x"}}, 400, "fastsample has the fields"),
+    ({"fastsample": {"judge": "x"}}, 400, "fastsample has the fields"),
     ({"fastsample": []}, 400, "fastsample must be an object"),
     ({"fastsample": {"temperatures": [1e400]}}, 400, ""),
     ({"chat_template": "{{ 7 * 7 }}"}, 400, "a client's template is never rendered"),
@@ -215,3 +215,68 @@ def test_metrics(served):
     assert float(values["fastsample_saved_tokens_total"]) > 0
     assert float(values['fastsample_requests_total{status="200"}']) > 0
     assert float(values["fastsample_running_samples"]) == 0
+
+
+def test_a_strategy_by_the_model_s_name(served):
+    """MODEL@strategy:...: the chosen text, its tree on request, and every token in the usage."""
+    more = {"fastsample": {"texts": True, "scorer": "mean-logprob"}, "seed": 1}
+    body = post(served, ASKED | {"model": "tiny@strategy:best:n=6", **more}).json()
+    found = body["fastsample"]
+    assert found["strategy"] == "best:n=6"
+    assert len([p for p in found["paths"] if p["parent"] is not None]) == 6
+    assert body["choices"][0]["message"]["content"] == found["text"]
+    assert body["usage"]["completion_tokens"] == found["tokens"] == 12
+    named = {"strategy": "best:n=6", "scorer": "signal:raw_logprob"}
+    scored = post(served, ASKED | {"fastsample": named, "seed": 1}).json()["fastsample"]
+    assert (scored["strategy"], scored["scorer"], scored["answer"]) == ("best:n=6", "signal:raw_logprob", "4")
+
+
+def test_a_tree_as_it_grows(served):
+    """Streamed: legs with their parents as they end, their scores, then the verdict."""
+    named = {"strategy": "beam:n=4,m=2,until=4", "scorer": "signal:raw_logprob"}
+    heard = events(post(served, ASKED | {"stream": True, "fastsample": named}))
+    told = [e["fastsample"] for e in heard if "fastsample" in e]
+    kinds = [t["event"] for t in told]
+    assert kinds.count("leg") >= 4
+    assert "scored" in kinds
+    assert kinds[-1] == "verdict"
+    seen = set()
+    for t in told[:-1]:
+        for path in t["paths"]:
+            assert path["parent"] is None or path["parent"] in seen
+            seen.add(path["number"])
+
+
+@pytest.mark.parametrize(
+    ("vote", "words"),
+    [
+        ({"strategy": "best:n=1000000"}, "n of a strategy may be 256 here, got 1,000,000"),
+        ({"strategy": "nonsense"}, "nonsense"),
+        ({"strategy": 3}, "short form"),
+        ({"strategy": "best:n=2", "scorer": "python-unsafe:/etc/passwd"}, "scorer must be one of mean-logprob"),
+        ({"strategy": "best:n=2", "scorer": "os:remove"}, "scorer must be one of mean-logprob"),
+        (
+            {"strategy": "best:n=2", "scorer": "mean-logprob", "budget_tokens": 0},
+            "budget_tokens must be a whole number from 1",
+        ),
+        ({"scorer": "mean-logprob"}, "belong to a strategy"),
+        ({"strategy": "beam:n=4"}, "needs a scorer"),
+    ],
+)
+def test_strategies_that_are_refused(served, vote, words):
+    """400, one sentence, and the next request is answered."""
+    answer = post(served, ASKED | {"fastsample": vote})
+    assert answer.status_code == 400, answer.text
+    assert words in answer.json()["error"]["message"]
+    assert post(served, ASKED).status_code == 200
+
+
+def test_every_strategy_can_be_asked_for(served):
+    """Each of them by its name ends with an answer or a sentence, and leaves no row behind."""
+    from fastsample.strategies.registry import METHODS
+
+    for name in METHODS:
+        named = {"strategy": name, "scorer": "sigmoid:signal:raw_logprob", "budget_tokens": 400}
+        answer = post(served, ASKED | {"fastsample": named})
+        assert answer.status_code in (200, 400), (name, answer.text)
+    assert served.engine.is_idle

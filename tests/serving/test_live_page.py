@@ -41,3 +41,13 @@ def test_a_wrong_rule_is_told_and_another_question_goes_on(page):
     assert "no rule is called" in ask(page, "2 + 2?", "nonsense")
     page.wait_for_selector("#ask:enabled")
     assert ask(page, "2 + 2?", "majority").startswith("answer: ")
+
+
+def test_a_tree_in_a_browser(page):
+    """A beam search: legs hang below those that they go on from, with their scores, and the answer is told."""
+    page.fill("#strategy", "beam:n=4,m=2,until=4")
+    page.fill("#scorer", "signal:raw_logprob")
+    assert ask(page, "2 + 2?", "").startswith("answer: ")
+    assert page.locator("#tree .leg").count() >= 4
+    assert "score " in page.text_content("#tree")
+    assert page.locator("#tree ul > li.final").count() > 0
