@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +11,14 @@ from pathlib import Path
 import bigram
 import pytest
 import torch
+from tiny import tiny
 
+import fastsample
 from fastsample.engines.local.engine import LocalEngine
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
-NEEDS = {"grpo": "trl"}
+NEEDS = {"grpo": "trl", "json_vote": "xgrammar"}
 
 
 def example(name):
@@ -73,6 +76,21 @@ def test_grpo(lm):
     (line,) = module.train(model, tokenizer)
     assert 0 < line["reward"] < 1
     assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters()))
+
+
+def test_json_vote():
+    """Texts of a model that knows nothing are JSON of the schema all the same; without xgrammar, none is."""
+    pytest.importorskip("xgrammar", reason="xgrammar is not installed; `make engines` installs it and runs this")
+    tokenizer = bigram.bigram_tokenizer()
+    model = tiny("llama", vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id)
+    module = example("json_vote")
+    found = module.vote(model, tokenizer, "2 + 2?", samples=8, temperature=1.5, max_new_tokens=80)
+    ended = [json.loads(s.text, strict=False) for s in found.samples if s.finish == "eos"]
+    assert len(ended) >= 4
+    assert all(set(one) == {"unit", "answer"} and isinstance(one["answer"], int) for one in ended)
+    assert found.answer in {str(one["answer"]) for one in ended}
+    free = fastsample.solve(model, tokenizer, "2 + 2?", samples=8, max_new_tokens=80, extractor=module.answer_of)
+    assert free.answer is None
 
 
 @pytest.mark.slow
