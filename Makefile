@@ -127,9 +127,9 @@ $(LOWEST)/.lowest: pyproject.toml tools/lowest.py tools/requirements.py
 	$(LOWEST)/bin/python tools/lowest.py > $@
 
 # The other programs ask for other versions of small packages than the lock has: only what meets a model is kept.
-engines: $(ENGINES)/.engines ## Run the tests of what works inside TRL, lm_eval and inspect-ai, with these installed
+engines: $(ENGINES)/.engines ## Run the tests of what works with TRL, lm_eval, inspect-ai, Ray and xgrammar, with these installed
 	$(ENGINES)/bin/python -m pytest tests/front_ends tests/examples tests/bench/test_benches.py \
-	    -k "front_ends or grpo or trl" $(PYTEST_ARGS)
+	    -k "front_ends or grpo or json_vote or trl" $(PYTEST_ARGS)
 
 $(ENGINES)/.engines: pyproject.toml $(CONSTRAINTS)
 	$(MAKE) VENV=$(ENGINES) $(ENGINES)/.test $(ENGINES)/.uv

@@ -5,19 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .terminal import load_model
+from .terminal import load_model, load_quietly
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from ..solving.ray_pool import RayPool
 
 ENGINES = ("local", "openai")
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The engine options of a command. name: one of ENGINES; servers: their URLs; has_logprobs: ask servers for them"""
+    """The engine options of a command.
+
+    name: one of ENGINES; servers: their URLs; has_logprobs: ask servers for them; ray: the address of a cluster
+    """
 
     name: str
     servers: tuple[str, ...]
@@ -27,6 +33,9 @@ class Chosen:
     device: str
     slots: int
     prepack: bool
+    ray: str | None = None
+    actors: int = 2
+    tokenizer: str | None = None
 
     @property
     def is_local(self) -> bool:
@@ -36,12 +45,13 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Opened:
-    """model, tokenizer, engine: as `solve_many` takes them; machine: what `--json` says of them."""
+    """model, tokenizer, engine: as `solve_many` takes them; pool: in their place; machine: what `--json` says of it"""
 
     model: Any
     tokenizer: Any
     engine: Any
     machine: dict[str, Any]
+    pool: RayPool | None = None
 
 
 def chosen(
@@ -53,6 +63,10 @@ def chosen(
     device: str,
     slots: int,
     prepack: bool,
+    ray: str | None = None,
+    actors: int = 2,
+    *,
+    tokenizer: str | None = None,
 ) -> Chosen:
     """The options, looked at; raises ValueError for what does not go together."""
     urls = tuple(servers or ())
@@ -67,12 +81,26 @@ def chosen(
         raise ValueError("--logprobs is asked of servers, an engine in this process tells them anyway; leave it out")
     if name == "openai" and (dtype or prepack):
         raise ValueError("--dtype and --prepack are about a model in this process, and servers write; leave them out")
-    return Chosen(name, urls, logprobs, model, dtype, device, slots, prepack)
+    if name == "openai" and ray is not None:
+        raise ValueError("--ray spreads models of ours, and servers write; leave one of them out")
+    if name == "local" and tokenizer is not None:
+        raise ValueError("--tokenizer makes the prompts for servers, a model here has its own; leave it out")
+    return Chosen(name, urls, logprobs, model, dtype, device, slots, prepack, ray, actors, tokenizer)
 
 
 @contextmanager
 def opened(c: Chosen, console: Console) -> Iterator[Opened]:
     """Load the model, or greet the servers and look whether they stop when they are told to."""
+    if c.ray is not None:
+        from ..solving.ray_pool import RayPool
+
+        load = partial(load_quietly, c.model, c.dtype, c.device)
+        gpus = 1 if c.device.startswith("cuda") else 0
+        with console.status("starting the actors"):
+            pool = RayPool(load, address=c.ray, actors=c.actors, slots=c.slots, prepack=c.prepack, gpus=gpus)
+        with pool:
+            yield Opened(None, None, None, {"model": pool.traits.model, "dtype": None, "device": None}, pool)
+        return
     if c.is_local:
         lm, tokenizer = load_model(c.model, c.dtype, c.device, console)
         machine = {
@@ -85,9 +113,15 @@ def opened(c: Chosen, console: Console) -> Iterator[Opened]:
     from ..engines.openai.engine import ServerEngine
     from ..engines.openai.servers import Server
 
+    tokenizer = None
+    if c.tokenizer is not None:
+        from ..models.loading import load_tokenizer
+
+        with console.status("loading the tokenizer"):
+            tokenizer = load_tokenizer(c.tokenizer)
     with console.status("asking the servers what they are"):
         servers = [Server(url, c.model, slots=c.slots) for url in c.servers]
-        engine = ServerEngine(servers, slots=c.slots, top_logprobs=20 if c.has_logprobs else 0)
+        engine = ServerEngine(servers, tokenizer, slots=c.slots, top_logprobs=20 if c.has_logprobs else 0)
     with engine:
         with console.status("asking the servers whether they stop when they are told to"):
             sentence = engine.watch()

@@ -42,6 +42,14 @@ def evaluate(
     engine: options.EngineName = None,
     server: options.Servers = None,
     logprobs: options.Logprobs = False,
+    tokenizer: options.TokenizerName = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray", metavar="ADDRESS", help="Spread the questions over a Ray cluster; local starts one here."
+        ),
+    ] = None,
+    actors: Annotated[int, typer.Option(help="With --ray: how many models are loaded.")] = 2,
     slots: options.Slots = 64,
     prepack: options.Prepack = False,
     system: options.System = None,
@@ -78,7 +86,9 @@ def evaluate(
         from ..evaluation.run_folder import check_place, check_run
         from ..evaluation.shards import shard_of
 
-        writer = chosen(engine, server, logprobs, model, dtype, device, slots, prepack)
+        writer = chosen(
+            engine, server, logprobs, model, dtype, device, slots, prepack, ray, actors, tokenizer=tokenizer
+        )
         part = None if shard is None else shard_of(shard)
         items, complaints = _read(questions)
         settings = options.settings_of(
@@ -131,6 +141,7 @@ def evaluate(
                     resume=resume,
                     named=named,
                     engine=by.engine,
+                    pool=by.pool,
                     strategy=strategy,
                     budget=tokens,
                     shard=part,

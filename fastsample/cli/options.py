@@ -36,6 +36,15 @@ EngineName = Annotated[
     str | None,
     _panel("Model", "What writes the samples: local (this process) or openai (servers).", "--engine", metavar="ENGINE"),
 ]
+TokenizerName = Annotated[
+    str | None,
+    _panel(
+        "Model",
+        "With --base-url: the model's own, a folder or a hub id; prompts are then sent as token ids.",
+        "--tokenizer",
+        metavar="NAME",
+    ),
+]
 Servers = Annotated[
     list[str] | None,
     _panel(

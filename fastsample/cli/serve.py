@@ -21,6 +21,7 @@ def serve(
     engine: options.EngineName = None,
     server: options.Servers = None,
     logprobs: options.Logprobs = False,
+    tokenizer: options.TokenizerName = None,
     slots: options.Slots = 64,
     prepack: options.Prepack = False,
     host: Annotated[
@@ -34,6 +35,8 @@ def serve(
 ) -> None:
     """Serve /v1/chat/completions and /v1/completions; MODEL@RULE, or extra_body, asks for a vote with early exit.
 
+    MODEL@strategy:beam:n=4 asks for another strategy.
+
     A page at / shows a vote as it comes. Ctrl-C ends it: what is open has half a minute to end.
     """
     console = console_for(is_stdout_taken=False)
@@ -44,7 +47,7 @@ def serve(
         for what, number in (("most", most), ("max-samples", max_samples), ("max-tokens", max_tokens)):
             if number < 1:
                 raise ValueError(f"--{what} must be at least 1, got {number}")
-        writer = chosen(engine, server, logprobs, model, dtype, device, slots, prepack)
+        writer = chosen(engine, server, logprobs, model, dtype, device, slots, prepack, tokenizer=tokenizer)
         socket = address_of(host, port)
         with opened(writer, console) as by:
             listen(

@@ -22,6 +22,7 @@ def solve(
     engine: options.EngineName = None,
     server: options.Servers = None,
     logprobs: options.Logprobs = False,
+    tokenizer: options.TokenizerName = None,
     slots: options.Slots = 64,
     prepack: options.Prepack = False,
     system: options.System = None,
@@ -66,7 +67,7 @@ def solve(
     board = Board(console, palette, has_bar=not as_json)
     try:
         with refusals():
-            writer = chosen(engine, server, logprobs, model, dtype, device, slots, prepack)
+            writer = chosen(engine, server, logprobs, model, dtype, device, slots, prepack, tokenizer=tokenizer)
         with refusals(), console.status("loading torch" if writer.is_local else "reading the settings"):
             from ..answers.extractors import extractor_of
             from ..scoring.verifiers import scorer_of

@@ -74,6 +74,13 @@ def console_for(*, is_stdout_taken: bool = False) -> Console:
     return HarmlessConsole(stderr=is_stdout_taken, highlight=False, soft_wrap=False)
 
 
+def load_quietly(name: str | None, dtype: str | None, device: str) -> tuple[Any, Any]:
+    """`load_model` on another machine, where nobody looks."""
+    from rich.console import Console
+
+    return load_model(name, dtype, device, Console(quiet=True))
+
+
 def load_model(name: str | None, dtype: str | None, device: str, console: Console) -> tuple[Any, Any]:
     """The model on its device, and its tokenizer; with a spinner on a terminal and a line a step elsewhere.
 

@@ -15,12 +15,13 @@ from ..answers.extractors import Extractor
 from ..engines.base import Engine
 from ..scoring.base import Scorer
 from ..scoring.verifiers import scorer_of
-from ..solving.fit import serving
+from ..solving.fit import fitted, serving
+from ..solving.ray_pool import RayPool
 from ..solving.solve import solve_many
 from ..strategies.base import MakeStrategy, Method
 from ..strategies.events import Event
 from ..strategies.question import Question, Settings
-from ..strategies.records import Found, Result
+from ..strategies.records import Found, Result, Written
 from ..strategies.registry import VOTE, strategy_name
 from ..strategies.task import Budget
 from ..voting.registry import name_of, rule_of
@@ -66,6 +67,7 @@ def evaluate(
     strategy: str | Method | MakeStrategy = VOTE,
     budget: Budget | None = None,
     shard: Shard | None = None,
+    pool: RayPool | None = None,
 ) -> Evaluation:
     """Answer every question and keep all samples in `folder`; `report_of(folder)` then compares the rules.
 
@@ -78,6 +80,7 @@ def evaluate(
                where the right answer is not known), after it was kept
     engine:    as in `solve_many`; a run is gone on with on the same kind of engine, serving the same model
     shard:     answer these of the questions only; `shards.merge` puts the runs of all shards together
+    pool:      actors of Ray instead of an engine; model and tokenizer may be None. What is written here is the same
 
     strategy, budget: as in `solve_many`; a method's trees are kept in paths.jsonl
 
@@ -92,12 +95,17 @@ def evaluate(
     config |= growth_of(strategy, budget)
     items = items if shard is None else shard.of_items(items)
     check_run(folder, config, resume=resume)
-    if engine is None:
+    writer = engine if pool is None else pool
+    if writer is None:
         from ..engines.local.engine import LocalEngine
 
-        engine = LocalEngine(model, tokenizer, slots=slots, prepack=prepack)
-    judge = serving(None if scorer is None else scorer_of(scorer), settings, engine, model, tokenizer)
-    config |= traits_of(engine)
+        writer = engine = LocalEngine(model, tokenizer, slots=slots, prepack=prepack)
+    judge = None if scorer is None else scorer_of(scorer)
+    if engine is None:
+        fitted(settings, writer.traits, judge)
+    else:
+        judge = serving(judge, settings, engine, model, tokenizer)
+    config |= traits_of(writer)
     with writing():
         opened = open_run(folder, config, items, resume=resume)
     with opened as run:
@@ -108,29 +116,33 @@ def evaluate(
                 warnings.warn(note, RuntimeWarning, stacklevel=2)
         found = Evaluation(folder, len(items))
 
-        steps, prefill_tokens = engine.steps, engine.prefill_tokens  # an engine that was given may have run before
+        steps, prefill_tokens = writer.steps, writer.prefill_tokens  # an engine that was given may have run before
 
-        def keep(event: Event) -> None:
+        def keep(question: str, sample: Written) -> None:
+            run.add_sample(question, sample)
+            found.tokens += sample.tokens
+            count()
+
+        def hear(event: Event) -> None:
             if event.kind in ("finished", "cancelled") and event.sample is not None:
-                run.add_sample(event.strategy.question.id, event.sample)
-                found.tokens += event.sample.tokens
-                count()
+                keep(event.strategy.question.id, event.sample)
 
         def count(is_last: bool = False) -> None:
-            run.add_costs(engine.steps - steps, engine.prefill_tokens - prefill_tokens, found.tokens, is_last=is_last)
+            run.add_costs(writer.steps - steps, writer.prefill_tokens - prefill_tokens, found.tokens, is_last=is_last)
 
-        results = solve_many(
-            model,
-            tokenizer,
-            _open_questions(run, items),
-            settings=settings,
-            extractor=extractor,
-            scorer=judge,
-            on_event=keep,
-            engine=engine,
-            strategy=strategy,
-            budget=budget,
-        )
+        def of_pool(pool: RayPool, **asked: Any) -> Iterator[Result]:
+            for answered in pool.solve(_open_questions(run, items), scorer=scorer, **asked):
+                for sample in answered.samples:
+                    keep(answered.result.id, sample)
+                yield answered.result
+
+        asked: dict[str, Any] = dict(settings=settings, extractor=extractor, strategy=strategy, budget=budget)
+        if pool is None:
+            results = solve_many(
+                model, tokenizer, _open_questions(run, items), on_event=hear, engine=engine, scorer=judge, **asked
+            )
+        else:
+            results = of_pool(pool, **asked)
         keys = {item.id: item.answer for item in items}
         try:
             for result in results:
@@ -156,7 +168,7 @@ def evaluate(
     return found
 
 
-def traits_of(engine: Engine) -> dict[str, Any]:
+def traits_of(engine: Engine | RayPool) -> dict[str, Any]:
     """What a run's config.json says of its engine."""
     t = engine.traits
     return {

@@ -37,16 +37,20 @@ def load(name: str | None = None, *, dtype: Any = None, progress: Say | None = N
 
 
 def load_tokenizer(name: str | None = None, *, progress: Say | None = None) -> Any:
-    """The tokenizer of a model alone. name, progress, raises: as `load`"""
+    """A model's tokenizer without the model, for prompts that a server reads and texts that are stored.
+
+    name: as in `load`; a .gguf file is unpacked whole, of a hub id no weights are fetched
+    raises: ModelError as `load`
+    """
     need("transformers")
+    is_here = name in (None, EMBEDDED_NAME) or Path(str(name)).expanduser().exists()
     with _quiet():
-        folder = locate(name, None, progress or _say_to_stderr)
+        folder = locate(name, None, progress or _say_to_stderr) if is_here else Path(str(name))
         try:
             return _tokenizer(folder)
-        except Exception as error:
-            raise ModelError(
-                f"the tokenizer of {name or EMBEDDED_NAME!r} cannot be loaded: {first_line(error)}"
-            ) from error
+        except Exception as error:  # of transformers: a folder without a tokenizer, no network, no such id
+            shown = name or EMBEDDED_NAME
+            raise ModelError(f"no tokenizer can be read from {shown!r}: {first_line(error)}") from error
 
 
 def skeleton(name: str | None = None, *, dtype: Any = None, progress: Say | None = None) -> Any:

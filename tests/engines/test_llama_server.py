@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import llama
 import pytest
+from typer.testing import CliRunner
 
 from fastsample import Settings, solve
+from fastsample.cli import main
 from fastsample.engines.base import Request
 from fastsample.engines.openai.engine import ServerEngine
 from fastsample.engines.openai.servers import ServerError
+from fastsample.models.loading import EMBEDDED_NAME
 from fastsample.solving.solve import solve_many
 
 pytestmark = [pytest.mark.model, pytest.mark.skipif(llama.why_not() is not None, reason=str(llama.why_not()))]
@@ -83,6 +88,19 @@ def test_the_model_s_own_tokenizer(url, embedded):
 
     with pytest.raises(ServerError, match="the tokenizer must be that of the server's model"):
         ServerEngine([url], bigram.bigram_tokenizer())
+
+
+def test_a_tokenizer_at_the_command_line(url, embedded, tmp_path):
+    """--tokenizer has the prompt sent as its ids, and a folder without one is told in a sentence."""
+    words = ["solve", EASY, "--base-url", url, "--temperatures", "0", "--max-new-tokens", "16", "--json", "--tokenizer"]
+    found = CliRunner().invoke(main, [*words, EMBEDDED_NAME])
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["answer"] == "4"
+    found = CliRunner().invoke(main, [*words, str(tmp_path)])
+    assert found.exit_code == 2
+    assert "config.json" in found.output
+    found = CliRunner().invoke(main, ["solve", EASY, "--tokenizer", "x"])
+    assert "--tokenizer makes the prompts for servers" in found.output
 
 
 def test_confidence_by_log_probabilities(url):
