@@ -69,7 +69,9 @@ PromptTemplate = Annotated[
 ]
 StepByStep = Annotated[bool, _panel("Question", "Ask for a chain of thought before the answer.", "--step-by-step")]
 Stop = Annotated[list[str] | None, _panel("Question", "Text that ends a sample; may be given again.", "--stop")]
-Temperatures = Annotated[str, _panel("Sampling", "Temperatures with commas between them.", "--temperatures")]
+Temperatures = Annotated[
+    str, _panel("Sampling", "Temperatures with commas between them; auto: a question's votes choose.", "--temperatures")
+]
 Samples = Annotated[
     int, _panel("Sampling", "Samples of each temperature; 0 is drawn once, it has one text.", "--samples")
 ]
@@ -126,16 +128,6 @@ CutVotes = Annotated[
 AsJson = Annotated[bool, _panel("Output", "One JSON object on standard output and nothing else there.", "--json")]
 
 
-def numbers(text: str) -> tuple[float, ...]:
-    """Temperatures from the command line; raises ValueError with the form that would have been right."""
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(
-            f"temperatures must be numbers with commas between them, got {text!r}; the default is 0,0.4,0.8,1.2"
-        ) from None
-
-
 def settings_of(
     *,
     temperatures: str,
@@ -160,10 +152,10 @@ def settings_of(
     """
     from ..engines.base import Request
     from ..strategies.prompts import STEP_BY_STEP
-    from ..strategies.question import Settings
+    from ..strategies.question import Settings, is_auto, numbers
 
     settings = Settings(
-        temperatures=numbers(temperatures),
+        temperatures=temperatures if is_auto(temperatures) else numbers(temperatures),  # type: ignore[arg-type]
         samples=samples,
         rule=rule,
         top_k=top_k,

@@ -208,8 +208,11 @@ def configuration(
     for i in items:
         digest.update(between + f"{i.id}\n{i.question}\n{i.answer}".encode("utf-8", "backslashreplace"))
         between = b"\0"
+    values = asdict(settings)
+    if not settings.is_adaptive:  # as in the runs of before there was a choice
+        del values["is_adaptive"]
     return {
-        **asdict(settings),
+        **values,
         "rule": name_of(rule_of(settings.rule)),
         "extractor": extractor if isinstance(extractor, str) else getattr(extractor, "__name__", "function"),
         "scorer": None if scorer is None else scorer_of(scorer).name,

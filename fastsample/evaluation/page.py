@@ -65,6 +65,8 @@ def headline(page: Report) -> str:
     model = config.get("model") or "the embedded SmolLM2-135M-Instruct"
     temperatures = [f"{t:g}" for t in config["temperatures"]]
     spread = f"temperature {temperatures[0]}" if len(temperatures) == 1 else f"temperatures {', '.join(temperatures)}"
+    if config.get("is_adaptive"):
+        spread += ", shared out by the votes"
     asked = f"{_plural(page.questions, 'question')} to {plain(model)}"
     drawn = f"{live['samples']:,} samples at {spread}"
     if not live["questions"]:

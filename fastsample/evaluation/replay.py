@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import nan
-from typing import Any, cast
+from typing import Any
 
 from ..engines.base import Request, Sample, Traits
 from ..solving.solve import solve_many
+from ..strategies.plan import stream_of
 from ..strategies.question import Question, Settings
 from ..strategies.records import Result, Written
 from ..token_stats import NO_MEANS, MeanStats, TokenStats
@@ -36,7 +37,8 @@ class StoredSample(Sample):
 
 
 class StoredEngine:
-    """Has `LocalEngine`'s methods. stored[request.prompt[0]][number] is what a request will say.
+    """Has `LocalEngine`'s methods. A request for sample k of a temperature, of the question stored[prompt[0]], will say
+    what that sample said; so another plan can be played, as far as it asks for what is stored.
 
     by_token: step one token at a time, for rules that look at samples while they are written
     """
@@ -51,6 +53,10 @@ class StoredEngine:
         self.busy: dict[int, int] = {}  # rows in a forward pass -> how many passes had that many
         self.running: list[Sample] = []
         self.waiting: list[Sample] = []
+        self._named: dict[int, Written] = {}  # what was written, by the stream that a request for it has
+        for place, samples in enumerate(stored):
+            for written in samples.values():
+                self._named[stream_of((place,), written.temperature, written.k)] = written
         self._left: dict[int, int] = {}  # id of a running sample -> tokens still to come
 
     def submit(self, requests: Iterable[Request]) -> list[Sample]:
@@ -99,7 +105,13 @@ class StoredEngine:
         s.stats += [TokenStats(nan, nan, nan, certainty) for certainty in certainties]
 
     def _of(self, request: Request) -> Written:
-        return self.stored[request.prompt[0]][cast(tuple[int, int], request.key)[1]]
+        written = None if request.stream is None else self._named.get(request.stream)
+        if written is None:
+            raise LookupError(
+                f"the run has no further sample of question {request.prompt[0]} at temperature "
+                f"{request.temperature:g}; play a smaller budget, or keep more samples"
+            )
+        return written
 
 
 def replay(

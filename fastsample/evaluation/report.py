@@ -65,6 +65,12 @@ class Row:
     stopped: float
 
 
+ADAPTIVE = (
+    "The votes chose every sample's temperature, so this run cannot say how the temperatures compare; one with the "
+    "temperatures named can."
+)
+
+
 @dataclass
 class Report:
     """Everything a page about one run shows."""
@@ -232,7 +238,7 @@ def _temperatures(page: Report, marks: dict[str, list[Mark]], budget: int) -> No
         page.own_vote[t] = metrics.maj_at_n(own)
     page.mix = metrics.mixed(marks, sorted({-(-budget * i // 20) for i in range(1, 21)}))
     page.pass_at = {k: metrics.mean_pass_at_k(marks, k) for k in (1, 2, 4, 8, 16, 32, 64) if k <= budget}
-    page.verdict = compare(page, len(marks))
+    page.verdict = ADAPTIVE if page.config.get("is_adaptive") else compare(page, len(marks))
 
 
 def compare(page: Report, questions: int) -> str:

@@ -35,11 +35,10 @@ from time import monotonic, process_time
 from typing import Any
 
 from ..strategies.path import Path as GrownPath
-from ..strategies.plan import plan_of
 from ..strategies.records import Result, Written
 from .dataset import Item, RunError, shown
 from .journal import Journal, Lock, sync_folder
-from .stored import FORMAT, read_config, read_paths, read_results, read_samples
+from .stored import FORMAT, read_config, read_paths, read_results, read_samples, settings_of
 
 FLUSH_LINES = 256
 FLUSH_SECONDS = 2.0
@@ -312,7 +311,7 @@ def _read(run: Run, items: Iterable[Item]) -> None:
         _read_trees(run, ids)
         return
     counted = {r["id"]: r["counted"] for r in read_results(run.folder) if r["id"] in ids}
-    plan = plan_of(run.config["temperatures"], run.config["samples"])
+    plan = settings_of(run.config).plan()
     votes: dict[str, int] = {}  # id -> a bit for each sample that has voted: small for 100,000 questions
     twice = strange = 0
     for question, sample in read_samples(run.folder, plan):

@@ -6,11 +6,11 @@ Fields that are not known are passed by. A last line without its line break is b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from math import isfinite
+from math import isfinite, isnan
 from pathlib import Path
 from typing import Any
 
-from ..strategies.plan import plan_of
+from ..strategies.plan import auto_plan_of, plan_of
 from ..strategies.question import Settings
 from ..strategies.records import MEANS, Written
 from .dataset import Item, RunError, item_of, parsed, shown
@@ -72,6 +72,7 @@ CONFIG = {
     "together": BOOLEAN,
     "certainty": ("full, top20 or none", ("full", "top20", "none").__contains__),
     "cut_votes": BOOLEAN,
+    "is_adaptive": BOOLEAN,
 }
 SAMPLE = {
     "question": TEXT,
@@ -139,7 +140,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         if not isinstance(config, dict) or config.get("format") != FORMAT:
             raise RunError(f"it is not of format {FORMAT}; this version cannot read it")
         _check(config, CONFIG, ("rule", "temperatures", "samples"))
-        plan_of(config["temperatures"], config["samples"])
+        (auto_plan_of if config.get("is_adaptive") else plan_of)(config["temperatures"], config["samples"])
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{folder} holds no run (no config.json); fastsample evaluate makes one") from None
     except OSError as error:
@@ -203,7 +204,11 @@ def _belongs(record: Mapping[str, Any], plan: Sequence[tuple[float, int]]) -> No
     number, drawn = record["number"], (record["temperature"], record["k"])
     if number >= len(plan):
         raise RunError(f"number must be below {len(plan)}, the samples of this run's plan, got {shown(number)}")
-    if drawn != plan[number]:
+    if isnan(plan[number][0]):
+        if drawn[0] not in {t for t, _ in plan if t > 0}:
+            named = ", ".join(f"{t:g}" for t in dict.fromkeys(t for t, _ in plan) if t > 0)
+            raise RunError(f"sample {number} of this run has one of the temperatures {named}, got {shown(drawn[0])}")
+    elif drawn != plan[number]:
         (t, k), (found, place) = plan[number], drawn
         raise RunError(
             f"sample {number} of this run's plan has temperature {t:g} and k {k}, got {shown(found)} and {shown(place)}"

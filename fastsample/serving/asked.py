@@ -9,7 +9,7 @@ from typing import Any
 from ..answers.extractors import Extractor, extractor_of
 from ..engines.base import Traits
 from ..solving.fit import fitted
-from ..strategies.question import Question, Settings
+from ..strategies.question import AUTO, TEMPERATURES, Question, Settings
 from .growth import PREFIX, Growth, growth_of
 
 
@@ -146,9 +146,13 @@ def _settings(body: dict[str, Any], vote: dict[str, Any] | None, limits: Limits)
         return Settings((temperature,), n, together=True, **common), n
     if n != 1:
         raise AskedError(f"a vote has one answer, so n must be 1, got {n}; fastsample.samples is the number", name="n")
-    temperatures = vote.get("temperatures", [0.0, 0.4, 0.8, 1.2])
+    named = vote.get("temperatures", list(TEMPERATURES))
+    is_auto = named == AUTO
+    temperatures = list(TEMPERATURES) if is_auto else named
     if not isinstance(temperatures, list) or not 1 <= len(temperatures) <= limits.temperatures:
-        raise AskedError(f"temperatures must be a list of 1 to {limits.temperatures} numbers", name="fastsample")
+        raise AskedError(
+            f'temperatures must be a list of 1 to {limits.temperatures} numbers, or "auto"', name="fastsample"
+        )
     each = [_number({"temperatures": t}, "temperatures", 0.0, 0.0, 100.0) for t in temperatures]
     samples = _whole(vote, "samples", 5, 1, limits.samples)
     if samples * len(each) > limits.samples:
@@ -159,7 +163,7 @@ def _settings(body: dict[str, Any], vote: dict[str, Any] | None, limits: Limits)
     if not isinstance(rule, str) or len(rule) > 100:
         raise AskedError("rule must be a rule's name, such as ahead:k=3", name="fastsample")
     try:
-        settings = Settings(tuple(each), samples, rule, together=_flag(vote, "together"), **common)
+        settings = Settings(tuple(each), samples, rule, together=_flag(vote, "together"), is_adaptive=is_auto, **common)
         settings.plan()
     except ValueError as error:
         raise AskedError(str(error), name="fastsample") from None

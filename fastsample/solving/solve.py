@@ -17,7 +17,7 @@ from ..scoring.verifiers import scorer_of
 from ..strategies.base import MakeStrategy, Method
 from ..strategies.events import OnEvent
 from ..strategies.prompts import prompt_for
-from ..strategies.question import FULL_VOTE, Question, Settings
+from ..strategies.question import FULL_VOTE, TEMPERATURES, Question, Settings
 from ..strategies.records import Result, Written
 from ..strategies.registry import VOTE, check_fit, method_of, strategy_name
 from ..strategies.search import Search
@@ -35,7 +35,7 @@ def solve(
     tokenizer: Any,
     question: str,
     *,
-    temperatures: Iterable[float] = (0.0, 0.4, 0.8, 1.2),
+    temperatures: Iterable[float] | str = TEMPERATURES,
     samples: int = 5,
     rule: Rule | str = FULL_VOTE,
     extractor: str | Extractor = "auto",
@@ -64,7 +64,8 @@ def solve(
     Or by another strategy: docs/search.md has them.
 
     question:     text; the tokenizer's chat template is put around it where it has one
-    temperatures: 0 is drawn once, every other one `samples` times; sample number n is the n-th of them in turn
+    temperatures: 0 is drawn once, every other one `samples` times; sample number n is the n-th of them in turn.
+                  "auto" (or "auto:0.4,0.8") has the question's own votes choose, so many samples in all
     rule:         a rule of `voting`, or its name ("beta:confidence=0.9")
     extractor:    text -> answer or None (never votes), or the name of one; equal answers are merged
     history:      a chat before the question, {"role": ..., "content": ...} each: part of the one stored prompt
@@ -204,6 +205,11 @@ def repeat(
     question = Question(question) if isinstance(question, str) else question
     prompt = prompt_for(tokenizer, question, settings)
     strategy = SelfConsistency(question, prompt, settings, reader_of(extractor_of(extractor)))
+    if number >= strategy.decided:
+        raise ValueError(
+            f"sample {number}'s temperature was chosen by the votes before it; name the one in its record as the only "
+            "one of the settings, and its k there as the number"
+        )
     # Twice, side by side: without packed weights a batch of one row is rounded in another way than larger ones.
     engine = LocalEngine(model, tokenizer, slots=2, prepack=prepack)
     sample, _ = engine.submit([strategy.request(number)] * 2)

@@ -5,6 +5,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
+from math import isnan, nan
+
+from ..voting.temperatures import EVEN_ROUNDS
+
+UNDECIDED = (nan, -1)  # a sample whose temperature the votes before it choose
 
 
 def stream_of(prompt: Sequence[int], temperature: float, k: int) -> int:
@@ -43,3 +48,22 @@ def temperatures_of(given: str | float | Iterable[float]) -> tuple[float, ...]:
         return tuple(float(t) for t in listed)
     except ValueError:
         raise ValueError(f"temperatures must be numbers with + between them, got {given!r}; write 0.4+0.8") from None
+
+
+def auto_plan_of(temperatures: Sequence[float], samples: int) -> list[tuple[float, int]]:
+    """As many samples as `plan_of` has; after the first rounds each is UNDECIDED: `voting.temperatures` chooses.
+
+    raises: ValueError as there, and with fewer than two temperatures above 0
+    """
+    plan = plan_of(temperatures, samples)
+    if sum(t > 0 for t in temperatures) < 2:
+        raise ValueError(
+            f"temperatures=auto chooses between at least two above 0, got {tuple(temperatures)}; auto:0,0.4,0.8,1.2 is "
+            "the default"
+        )
+    return [drawn if drawn[1] < EVEN_ROUNDS else UNDECIDED for drawn in plan]
+
+
+def decided(plan: Sequence[tuple[float, int]]) -> int:
+    """How many samples of a plan have their temperatures."""
+    return next((n for n, (t, _) in enumerate(plan) if isnan(t)), len(plan))

@@ -6,27 +6,30 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..voting.registry import rule_of
+from ..voting.registry import name_of, rule_of
 from ..voting.rule import Rule
 from ..voting.stopping import Majority
-from .plan import plan_of
+from .plan import auto_plan_of, plan_of
 from .records import Written
 
 FULL_VOTE = Majority()
+TEMPERATURES = (0.0, 0.4, 0.8, 1.2)
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
 class Settings:
     """How every question of a run is sampled and judged.
 
-    samples:  of each temperature above 0; temperature 0 is drawn once
+    temperatures: several numbers; "auto" or "auto:0.4,0.8" lets a question's votes choose among them (is_adaptive)
+    samples:  of each temperature above 0; temperature 0 is drawn once. With "auto", so many on average
     rule:     a rule of `voting`, or its name ("beta:confidence=0.9"), which becomes the rule
     together: start a question's whole budget at once (least waiting) instead of what the rule may need (fewest tokens)
     cut_votes: let samples vote that were cut by max_new_tokens; their texts have not come to their end
     system, prompt_template, suffix: see `prompts.prompt_of`; stop: strings that end a sample
     """
 
-    temperatures: tuple[float, ...] = (0.0, 0.4, 0.8, 1.2)
+    temperatures: tuple[float, ...] = TEMPERATURES
     samples: int = 5
     rule: Rule | str = FULL_VOTE
     top_k: int = 0
@@ -40,9 +43,19 @@ class Settings:
     suffix: str | None = None
     together: bool = False
     cut_votes: bool = False
+    is_adaptive: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rule", rule_of(self.rule))
+        rule = rule_of(self.rule)
+        object.__setattr__(self, "rule", rule)
+        if isinstance(self.temperatures, str) and is_auto(self.temperatures):
+            object.__setattr__(self, "temperatures", _among(self.temperatures))
+            object.__setattr__(self, "is_adaptive", True)
+        if self.is_adaptive and rule.needs_equal_shares:
+            raise ValueError(
+                f"{name_of(rule)} asks all temperatures for equally many samples, and temperatures=auto gives most to "
+                "one; name the temperatures, or another rule"
+            )
         for name, what in (("temperatures", "numbers"), ("stop", "texts")):
             value: Any = getattr(self, name)
             if isinstance(value, str | bytes) or not isinstance(value, Iterable):
@@ -50,8 +63,28 @@ class Settings:
             object.__setattr__(self, name, tuple(value))
 
     def plan(self) -> list[tuple[float, int]]:
-        """[(temperature, k)] by sample number."""
-        return plan_of(self.temperatures, self.samples)
+        """[(temperature, k)] by sample number; UNDECIDED where votes are still to choose."""
+        return (auto_plan_of if self.is_adaptive else plan_of)(self.temperatures, self.samples)
+
+
+def is_auto(text: str) -> bool:
+    """Whether temperatures are to choose themselves: "auto", or "auto:" and the set."""
+    return text.partition(":")[0].strip() == AUTO
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Temperatures of a text; raises ValueError with the form that would have been right."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(
+            f"temperatures must be numbers with commas between them, got {text!r}; the default is 0,0.4,0.8,1.2"
+        ) from None
+
+
+def _among(text: str) -> tuple[float, ...]:
+    _, colon, named = text.partition(":")
+    return numbers(named) if colon else TEMPERATURES
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from ..engines.base import Request, Sample
 from ..scoring.base import Candidate, Scorer, aggregate
 from ..voting.ballots import OPEN, Tally, Verdict, leader
 from ..voting.registry import name_of, rule_of
+from ..voting.temperatures import block, chosen
 from .events import Event
-from .plan import stream_of
+from .plan import decided, stream_of
 from .question import Question, Settings
 from .records import Result, Written, budget_tokens, votes_of
 
@@ -39,6 +40,7 @@ class SelfConsistency:
         self.extract = extract
         self.serial = serial
         self.plan = settings.plan()
+        self.decided = decided(self.plan)
         self.tally = Tally([t for t, _ in self.plan])
         self.live: dict[int, Sample] = {}
         self.written: dict[int, Written] = {}
@@ -57,17 +59,29 @@ class SelfConsistency:
     def requests(self, lent: int = 0) -> list[Request]:
         """The samples to start now: as many as the rule needs to stop if all of them agreed, or a wave a quarter larger
         than what is in, whichever is more; and `lent` further ones."""
+        self._choose()
         if self.settings.together:
             target = len(self.plan)
         else:
             target = max(self.rule.reach(self.tally), self.started)
             if self.rounds and len(self.tally.head()) >= self.started:
                 target = max(target, ceil(GROWTH * self.started))
-        target = min(target + lent, len(self.plan))
+        target = min(target + lent, self.decided)
         numbers = [n for n in range(self.started, target) if self.tally.ballots[n] is None]
         self.started = max(self.started, target)
         self.rounds += bool(numbers)
         return [self.request(n) for n in numbers]
+
+    def _choose(self) -> None:
+        """Give the next samples their temperatures, once all before them have voted."""
+        while self.decided < len(self.plan) and len(head := self.tally.head()) >= self.decided:
+            warm = [t for t in self.settings.temperatures if t > 0]
+            count = block(self.decided, len(warm), len(self.plan))
+            for temperature in chosen(head[: self.decided], warm, count):
+                k = sum(t == temperature for t, _ in self.plan[: self.decided])
+                self.plan[self.decided] = (float(temperature), k)
+                self.decided += 1
+            self.tally.plan = tuple(t for t, _ in self.plan)
 
     def request(self, number: int) -> Request:
         """The request for one sample of the plan."""

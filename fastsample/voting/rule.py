@@ -20,6 +20,7 @@ class Rule:
     is_lossless: ClassVar[bool] = False
     spent: ClassVar[str] = "budget"  # the status of a question that the rule did not stop early
     spends_budget: ClassVar[bool] = False  # it never stops early, whatever the votes
+    needs_equal_shares: ClassVar[bool] = False  # every temperature must have as many samples as the others
     min_votes: int = 1
 
     def __post_init__(self) -> None:

@@ -262,6 +262,7 @@ class TwoStage(Rule):
     """
 
     spent: ClassVar[str] = "hard"
+    needs_equal_shares: ClassVar[bool] = True
     share: float = 0.8
     first: int = 5
 

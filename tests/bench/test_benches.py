@@ -31,6 +31,7 @@ SCRIPTS = {
     "serve.py",
     "server_cost.py",
     "servers.py",
+    "temperatures.py",
     "trl_rollouts.py",
     "voting.py",
 }
@@ -227,3 +228,14 @@ def test_servers():
     full, beta = json.loads(said.splitlines()[-1])["rows"]
     assert (full["rule"], beta["rule"]) == ("majority", "beta")
     assert full["received"] <= full["written"]
+
+
+@pytest.mark.slow
+def test_temperatures(tmp_path):
+    """A made-up run: all kinds of vote are measured, at equal tokens."""
+    made_up(tmp_path / "run", questions=20, samples=14)
+    last = json.loads(run("temperatures.py", tmp_path / "run", "--orders", "2").splitlines()[-1])[0]
+    assert last["questions"] == 20
+    assert set(last["accuracy"]) == {"auto", "even", "0", "0.4", "0.8", "1.2"}
+    mean, low, high = last["against_even"]
+    assert low <= mean <= high
