@@ -77,10 +77,10 @@ class SelfConsistency:
         while self.decided < len(self.plan) and len(head := self.tally.head()) >= self.decided:
             warm = [t for t in self.settings.temperatures if t > 0]
             count = block(self.decided, len(warm), len(self.plan))
-            for temperature in chosen(head[: self.decided], warm, count):
-                k = sum(t == temperature for t, _ in self.plan[: self.decided])
-                self.plan[self.decided] = (float(temperature), k)
-                self.decided += 1
+            temperature = float(chosen(head[: self.decided], warm))
+            k = sum(t == temperature for t, _ in self.plan[: self.decided])
+            self.plan[self.decided : self.decided + count] = [(temperature, k + i) for i in range(count)]
+            self.decided += count
             self.tally.plan = tuple(t for t, _ in self.plan)
 
     def request(self, number: int) -> Request:
