@@ -10,6 +10,7 @@ except ModuleNotFoundError as error:
     sys.exit(f"fastsample: the command line needs {error.name}, which is not installed; pip install {error.name}")
 
 from ..version import __version__
+from .allocate import allocate
 from .cache import cache
 from .evaluate import evaluate
 from .head import head
@@ -43,5 +44,5 @@ def fastsample(
     """Many samples of one question, cheaply: one prefill for all temperatures, one batch, a vote with early exit."""
 
 
-for command in (solve, questions, evaluate, merge, report, labels, head, plan, serve, info, cache):
+for command in (solve, questions, evaluate, merge, report, allocate, labels, head, plan, serve, info, cache):
     main.command()(command)

@@ -9,6 +9,7 @@ import inspect
 
 from ..scoring.base import Scorer
 from ..voting import short_form
+from .allocated import Auto
 from .base import MakeStrategy, Method
 from .beam_search import DVTS, Beam
 from .best_of_n import Best, WeightedVote
@@ -38,6 +39,7 @@ METHODS: dict[str, type] = {
     "retrieve": Retrieve,
     "agot": AGoT,
     "rollouts": Rollouts,
+    "auto": Auto,
 }
 
 
@@ -58,6 +60,9 @@ def check_fit(method: Method, scorer: Scorer | None) -> None:
     check = getattr(method, "check", None)
     if check is not None:
         check(scorer)
+    if isinstance(method, Auto):
+        for text in method.plan(scorer).strategies:
+            check_fit(_named(text), scorer)
 
 
 def _named(text: str) -> Method:

@@ -15,6 +15,7 @@ from .events import Event
 from .path import Path, candidate_of
 from .question import Question, Settings
 from .records import Found, Result, Written, votes_of
+from .registry import method_of
 from .task import SpentError, Task
 from .tree import Tools, Tree
 
@@ -52,6 +53,7 @@ class Search:
         root = self.tree.root(prompt)
         self.task = Task(question, root, settings, tools.scorer, tools.budget, tools.tokenizer, extract, self.tree)
         self.task.context = getattr(tools.engine, "context", None)
+        self.task.method_of = method_of
         self._scoring: Score | None = None
         self._steps = method(self.task)
         if not hasattr(self._steps, "send"):

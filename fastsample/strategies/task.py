@@ -63,6 +63,7 @@ class Task:
     limit:    tokens that a path may have in all: the run's max_new_tokens, unless a method sets another
     context:  tokens that the model's positions reach, None where the engine does not say
     merged:   equal paths that the method made one, for the result
+    method_of: the method that a short form names
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Task:
         self.limit = settings.max_new_tokens
         self.merged = 0
         self.context: int | None = None
+        self.method_of: Callable[[str], Any] = _unnamed
         self._extract = extract
         self._tree = tree
 
@@ -134,6 +136,10 @@ class Task:
     def choose(self, paths: Sequence[Path], how: str = "auto", aggregate: str = "last") -> Choice:
         """See `choice.choose`."""
         return choose(paths, self.scorer, how, aggregate)
+
+
+def _unnamed(text: str) -> Any:
+    raise ValueError(f"nobody told this task what {text} names; `Search` does")
 
 
 def encode(tokenizer: Any, text: str) -> tuple[int, ...]:

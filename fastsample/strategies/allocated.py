@@ -1,0 +1,120 @@
+"""Compute-optimal allocation (arXiv 2408.03314): a few samples say how hard a question is, a table what to do."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path as FilePath
+from typing import Any
+
+from ..scoring.base import Scorer
+from .base import Choice, Grow, Score, Steps
+from .best_of_n import Best, temperatures_of
+from .path import in_turn
+from .task import Task
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Table:
+    """What to do at which agreement.
+
+    k, temperatures: the first samples, which measure it: the share of them that give their most frequent answer
+    edges:           [bins - 1] ascending; a question whose agreement is at least edges[i] is in bin i + 1 or higher
+    strategies:      [bins] short forms, for the hardest questions first
+    """
+
+    k: int
+    temperatures: tuple[float, ...]
+    edges: tuple[float, ...]
+    strategies: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.strategies) != len(self.edges) + 1 or list(self.edges) != sorted(self.edges):
+            raise ValueError(
+                f"a table has ascending edges and one strategy more than edges, got {list(self.edges)} and "
+                f"{list(self.strategies)}"
+            )
+        if odd := [s for s in self.strategies if s.split(":")[0].strip() in ("auto", "vote")]:
+            raise ValueError(f"a table names strategies that grow texts, such as best:n=16,how=vote, got {odd[0]!r}")
+        if self.k < 1 or not self.temperatures:
+            raise ValueError(f"the first samples need k of at least 1 and a temperature, got {self.k}")
+
+    def bin_of(self, agreement: float) -> int:
+        """0 for the hardest questions."""
+        return bisect_right(self.edges, agreement)
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary for `json.dumps`."""
+        return {
+            "format": FORMAT,
+            "k": self.k,
+            "temperatures": list(self.temperatures),
+            "edges": list(self.edges),
+            "strategies": list(self.strategies),
+        }
+
+    @classmethod
+    def of_file(cls, path: str) -> Table:
+        """What `fastsample allocate --table` wrote; raises ValueError with what is wrong."""
+        try:
+            record = json.loads(FilePath(path).read_text(encoding="utf-8"))
+            if record["format"] != FORMAT:
+                raise ValueError(f"it is not of format {FORMAT}")
+            temperatures, edges = (tuple(map(float, record[name])) for name in ("temperatures", "edges"))
+            return cls(int(record["k"]), temperatures, edges, tuple(map(str, record["strategies"])))
+        except OSError as error:
+            raise ValueError(
+                f"the table {path} cannot be read: {error.strerror}; fastsample allocate writes one"
+            ) from None
+        except (KeyError, TypeError, ValueError) as error:
+            said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise ValueError(f"{path} is no table of fastsample allocate: {said}") from None
+
+
+# Where no run was fitted: search where questions are hard, as published tables have it (2502.06703).
+UNFITTED = Table(8, (0.8,), (0.5,), ("beam:n=16,m=4", "best:n=16,how=vote"))
+UNFITTED_VOTE = replace(UNFITTED, strategies=("best:n=16,how=vote", "best:n=8,how=vote"))
+
+
+@dataclass(frozen=True)
+class Auto:
+    """The first samples of a question say how hard it is; the strategy for such questions spends the rest.
+
+    table: a file that `fastsample allocate --table` wrote. Without one, a beam for hard questions where the scorer
+           is a process scorer, else a longer vote; nothing was measured for that, and the result says so
+    The first samples count as the strategy's own where it is best-of-n, or a vote, at their temperatures.
+    """
+
+    table: str = ""
+
+    def plan(self, scorer: Scorer | None) -> Table:
+        """The table; raises ValueError for a file that holds none."""
+        if self.table:
+            return Table.of_file(self.table)
+        return UNFITTED if scorer is not None and getattr(scorer, "is_process", False) else UNFITTED_VOTE
+
+    def __call__(self, task: Task) -> Steps:
+        """See `base.Method`."""
+        plan = self.plan(task.scorer)
+        first = yield Grow(
+            [task.ask(task.root, temperature=t) for t in in_turn(plan.temperatures, plan.k)], [task.root]
+        )
+        votes = Counter(path.answer for path in first if path.answer is not None)
+        agreement = max(votes.values(), default=0) / plan.k
+        text = plan.strategies[plan.bin_of(agreement)]
+        method = task.method_of(text)
+        if isinstance(method, Best) and temperatures_of(method.temperatures) == plan.temperatures:
+            heats = in_turn(plan.temperatures, method.n)[plan.k :]
+            more = (yield Grow([task.ask(task.root, temperature=t) for t in heats], ends=True)) if heats else []
+            paths = list(dict.fromkeys([*first, *more]))
+            if task.scorer is not None and method.how != "vote":
+                yield Score([path for path in paths if path.answer is not None])
+            choice: Choice = task.choose(paths, method.how, method.aggregate)
+        else:
+            choice = yield from method(task)
+        fitted = "" if self.table else ", no table fitted"
+        return replace(choice, reason=f"{text} ({agreement:.0%} of {plan.k} agree{fitted}): {choice.reason}")

@@ -1,0 +1,177 @@
+"""A table of strategies by difficulty: against tables made by hand, and the strategy that reads one."""
+
+from __future__ import annotations
+
+import json
+import random
+from statistics import fmean
+
+import pytest
+from stored_run import keep, settings, written
+from typer.testing import CliRunner
+from world import Constant, Oracle, Tokens, answer, world
+
+from fastsample.cli import main as app
+from fastsample.evaluation.allocation import allocate
+from fastsample.evaluation.dataset import Item, RunError
+from fastsample.solving.solve import solve, solve_many
+from fastsample.strategies.allocated import Table
+from fastsample.strategies.plan import plan_of
+from fastsample.strategies.question import Question, Settings
+
+LONG, SHORT = 10, 2  # tokens of a sample
+
+
+def run_of(folder, temperatures=(0.4, 0.8), samples=8):
+    """24 easy questions on which all samples are right; 24 on which 0.8 is right and 0.4 says one of many."""
+    items = [Item(f"q{n:02}", f"question {n}", "1") for n in range(48)]
+    kept = {}
+    for n, item in enumerate(items):
+        kept[item.id] = [
+            written(
+                number, t, k, "x", "1" if n % 2 == 0 or t == 0.8 else str(7 + k), tokens=SHORT if t == 0.4 else LONG
+            )
+            for number, (t, k) in enumerate(plan_of(temperatures, samples))
+        ]
+    return keep(folder, items, kept, settings(temperatures, samples))
+
+
+def test_the_table_is_what_a_person_would_choose(tmp_path):
+    """Where all agree a vote of two is enough; where half agree, 0.8 alone is right, for its price."""
+    found = allocate([run_of(tmp_path / "run")], k=2)
+    assert (found.auto.accuracy, found.auto.in_sample, found.single.accuracy) == (1.0, 1.0, 1.0)
+    # In turn 0.4, 0.8: two samples agree on easy questions, and tie, for 0.4, on hard ones.
+    assert found.table.strategies[-1] == "best:n=2,how=vote,temperatures=0.4/0.8"
+    assert found.table.strategies[0] in (
+        "best:n=1,how=vote,temperatures=0.8",
+        "best:n=4,how=vote,temperatures=0.4/0.8",
+    )
+    easy, hard = SHORT + LONG, 22
+    assert found.auto.tokens == pytest.approx((easy + hard) / 2)
+    for cell in found.cells:
+        if cell.strategy == "best:n=1,how=vote,temperatures=0.4" and cell.bin == "easy":
+            assert (cell.accuracy, cell.tokens) == (1.0, SHORT + easy)
+
+
+def test_the_budget_is_kept_and_told(tmp_path):
+    folder = run_of(tmp_path / "run")
+    with pytest.raises(ValueError, match="no strategy keeps to 3 tokens a question; the least takes 12"):
+        allocate([folder], k=2, budget=3)
+    found = allocate([folder], k=2, budget=13)
+    assert {cell.tokens <= 13 for cell in found.cells if cell.is_chosen} == {True}
+    assert found.single_name in ("best:n=1,how=vote,temperatures=0.8",)
+
+
+def test_two_folds_show_the_flattery(tmp_path):
+    """Answers by chance: what was chosen looks better where it was chosen."""
+    rng = random.Random(0)
+    items = [Item(f"q{n:02}", f"question {n}", "1") for n in range(60)]
+    kept = {
+        item.id: [
+            written(number, t, k, "x", rng.choice("12"), tokens=3)
+            for number, (t, k) in enumerate(plan_of((0.4, 0.8, 1.2), 8))
+        ]
+        for item in items
+    }
+    found = allocate([keep(tmp_path / "run", items, kept, settings((0.4, 0.8, 1.2), 8))], k=4)
+    assert found.auto.in_sample > found.auto.accuracy
+    low, high = found.difference[1:]
+    assert low <= found.difference[0] <= high
+    oracle = allocate([tmp_path / "run"], difficulty="oracle")
+    shares = [fmean(s.answer == "1" for s in kept[i.id]) for i in items]
+    assert {c.bin: c.questions for c in oracle.cells} == {
+        name: n
+        for name, n in (
+            ("hard", sum(s < 0.1 for s in shares)),
+            ("medium", sum(0.1 <= s < 0.5 for s in shares)),
+            ("easy", sum(s >= 0.5 for s in shares)),
+        )
+        if n
+    }
+
+
+def table(path, strategies, edges=(0.5,), k=4, temperatures=(0.8,)):
+    path.write_text(json.dumps(Table(k, temperatures, edges, strategies).to_json()))
+    return f"auto:table={path}"
+
+
+@pytest.mark.parametrize(("edge", "text"), [(0.0, "best:n=12,how=vote"), (1.1, "beam:n=8,m=4")])
+def test_auto_is_the_strategy_of_the_table(tmp_path, edge, text):
+    """A vote's first samples are its own: the same answer, votes and tokens. A beam costs the first samples more."""
+    auto = table(tmp_path / "t.json", ("beam:n=8,m=4", "best:n=12,how=vote"), (edge,))
+    more = {"extractor": answer, "scorer": Oracle(), "max_new_tokens": 40}
+    for question in ("3", "8"):
+        plain = solve(None, Tokens(), question, strategy=text, engine=world(0.7), **more)
+        found = solve(None, Tokens(), question, strategy=auto, engine=world(0.7), **more)
+        assert found.reason.startswith(f"{text} (")
+        if text.startswith("best"):
+            assert (found.answer, found.tokens) == (plain.answer, plain.tokens)
+            assert {s.text for s in found.samples} == {s.text for s in plain.samples}
+        else:
+            assert found.tokens > plain.tokens / 2
+            assert len(found.samples) >= 5
+
+
+def test_auto_beside_others_and_without_a_table():
+    """The same alone and beside seven others; without a table the reason says that nothing was fitted."""
+    asked = [Question(str(n), str(n)) for n in range(8)]
+    for scorer, hard in ((Constant(), "beam:n=16,m=4"), (None, "best:n=16,how=vote")):
+        run = solve_many(
+            None, Tokens(), asked, settings=Settings(max_new_tokens=40), extractor=answer, scorer=scorer,
+            strategy="auto", engine=world(0.6, slots=5), is_strict=True,
+        )  # fmt: skip
+        together = {r.id: r for r in run}
+        alone = solve(
+            None, Tokens(), "3", extractor=answer, scorer=scorer, strategy="auto", engine=world(0.6), max_new_tokens=40
+        )
+        assert (alone.answer, alone.tokens, alone.reason) == (
+            together["3"].answer, together["3"].tokens, together["3"].reason
+        )  # fmt: skip
+        assert all("no table fitted" in r.reason for r in together.values())
+        assert any(r.reason.startswith(hard) for r in together.values())
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (None, "cannot be read"),
+        ("{", "is no table of fastsample allocate"),
+        ('{"format": 1}', "'temperatures' is missing"),
+        ('{"format": 1, "k": 4, "temperatures": [0.8], "edges": [0.5], "strategies": ["best"]}', "one strategy more"),
+        ('{"format": 1, "k": 4, "temperatures": [0.8], "edges": [], "strategies": ["auto"]}', "that grow texts"),
+        ('{"format": 1, "k": 4, "temperatures": [0.8], "edges": [], "strategies": ["bst"]}', "no strategy is called"),
+        ('{"format": 1, "k": 4, "temperatures": [0.8], "edges": [], "strategies": ["beam"]}', "needs a scorer"),
+    ],
+)
+def test_bad_tables_are_told_before_a_model_is_loaded(tmp_path, content, part):
+    path = tmp_path / "t.json"
+    if content is not None:
+        path.write_text(content)
+    said = CliRunner().invoke(app, ["solve", "1 + 1?", "--strategy", f"auto:table={path}"])
+    assert said.exit_code == 2
+    assert part in " ".join(said.output.split())
+
+
+def test_bad_runs(tmp_path):
+    folder = run_of(tmp_path / "run")
+    with pytest.raises(ValueError, match="k is 99"):
+        allocate([folder], k=99)
+    with pytest.raises(ValueError, match="difficulty must be one of"):
+        allocate([folder], difficulty="easy")
+    with pytest.raises(RunError, match="holds no run"):
+        allocate([tmp_path])
+    cold = keep(tmp_path / "cold", [Item("a", "b", "1")], {"a": [written(0, 0.0, 0, "1", "1")]}, settings((0.0,), 1))
+    with pytest.raises(RunError, match=r"no whole budget above temperature 0"):
+        allocate([cold])
+
+
+def test_the_command(tmp_path):
+    folder, target = run_of(tmp_path / "run"), tmp_path / "t.json"
+    said = CliRunner().invoke(app, ["allocate", str(folder), "-k", "2", "--table", str(target)])
+    assert said.exit_code == 0, said.output
+    assert "right on the half that it was not chosen on" in " ".join(said.output.split())
+    assert Table.of_file(str(target)) == allocate([folder], k=2).table
+    found = json.loads(CliRunner().invoke(app, ["allocate", str(folder), "-k", "2", "--json"]).stdout)
+    assert found["auto"]["accuracy"] == 1.0
+    refused = CliRunner().invoke(app, ["allocate", str(folder), "--difficulty", "oracle", "--table", str(target)])
+    assert (refused.exit_code, "agreement" in refused.output) == (2, True)
