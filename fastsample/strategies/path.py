@@ -157,6 +157,7 @@ class Ask:
     """One leg to be written behind a path. `Task.ask` fills in the run's own settings.
 
     append:    put behind the path first: token ids, or text that is encoded without special tokens
+    temperature: a number, or what gives one for the path (`schedule.by_leg`, `by_entropy`): a schedule inside a text
     until:     texts: the leg ends behind the token that completes one of these, white space in front not counted
     until_ids: or at one of these tokens, which is not kept (an end of thinking)
     legs:      pass legs - 1 of these ends by
@@ -180,6 +181,8 @@ class Ask:
     logits_processor: Callable[[Any, Any], Any] | None = None
 
     def __post_init__(self) -> None:
+        if callable(self.temperature):
+            object.__setattr__(self, "temperature", self.temperature(self.path))
         if isinstance(self.until, str):
             raise TypeError(f"until must be a tuple of texts, got {self.until!r}; write ({self.until!r},)")
         if any(not text.strip(" ") for text in self.until):
@@ -190,7 +193,7 @@ class Ask:
             raise ValueError(
                 f"a leg must have room for a token, got max_new_tokens={self.max_new_tokens} and legs={self.legs}"
             )
-        if not 0 <= self.temperature < float("inf"):
+        if not isinstance(self.temperature, int | float) or not 0 <= self.temperature < float("inf"):
             raise ValueError(f"a temperature must be a finite number of at least 0, got {self.temperature}")
 
 

@@ -20,6 +20,7 @@ from .particles import Particles
 from .refinement import Refine
 from .retrieval import Retrieve
 from .rollouts import Rollouts
+from .schedule import Schedule
 from .scrutiny import Scrutinize
 from .tree_search import MCTS
 
@@ -39,6 +40,7 @@ METHODS: dict[str, type] = {
     "retrieve": Retrieve,
     "agot": AGoT,
     "rollouts": Rollouts,
+    "schedule": Schedule,
     "auto": Auto,
 }
 
