@@ -22,6 +22,7 @@ from .questions import questions
 from .report import report
 from .serve import serve
 from .solve import solve
+from .tops import tops
 
 main = typer.Typer(
     no_args_is_help=True,
@@ -44,5 +45,5 @@ def fastsample(
     """Many samples of one question, cheaply: one prefill for all temperatures, one batch, a vote with early exit."""
 
 
-for command in (solve, questions, evaluate, merge, report, allocate, labels, head, plan, serve, info, cache):
+for command in (solve, questions, evaluate, merge, report, allocate, tops, labels, head, plan, serve, info, cache):
     main.command()(command)

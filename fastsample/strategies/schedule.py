@@ -77,7 +77,7 @@ class Schedule:
         """See `base.Method`."""
         self.check(task.scorer)
         values = temperatures_of(self.temperatures)
-        heat = by_leg(values) if self.by == "leg" else by_entropy(*values, self.nats, self.last)
+        heat = by_leg(values) if self.by == "leg" else by_entropy(values[0], values[-1], self.nats, self.last)
         until = (self.until,) if self.until else ()
         alive, finished = [task.root] * self.n, list[Path]()
         while alive:

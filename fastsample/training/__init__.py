@@ -1,1 +1,1 @@
-"""What is learnt from stored runs: labels of steps, and heads that score them."""
+"""What is learnt from stored runs: labels of steps, heads that score them, and files for trainers."""
