@@ -128,7 +128,7 @@ $(LOWEST)/.lowest: pyproject.toml tools/lowest.py tools/requirements.py
 
 # The other programs ask for other versions of small packages than the lock has: only what meets a model is kept.
 engines: $(ENGINES)/.engines ## Run the tests of what works with TRL, lm_eval, inspect-ai, Ray and xgrammar, with these installed
-	$(ENGINES)/bin/python -m pytest tests/front_ends tests/examples tests/bench/test_benches.py \
+	$(ENGINES)/bin/python -m pytest tests/front_ends tests/examples tests/training tests/bench/test_benches.py \
 	    -k "front_ends or grpo or json_vote or trl" $(PYTEST_ARGS)
 
 $(ENGINES)/.engines: pyproject.toml $(CONSTRAINTS)

@@ -131,21 +131,22 @@ def test_hidden_tokens():
 
 def test_trl_takes_a_step(tmp_path):
     """The files are loaded by `datasets`, and TRL's trainers take a step of SFT and of DPO on a tiny model."""
-    pytest.importorskip("trl", reason="TRL is not installed; pip install trl")
-    datasets = pytest.importorskip("datasets", reason="datasets is not installed; pip install datasets")
+    pytest.importorskip("trl", reason="TRL is not installed; `make engines` installs it and runs this")
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed; `make engines` installs it")
     import bigram
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
     write(lessons_of([run_of(tmp_path / "run")]), tmp_path / "files")
     tokenizer = bigram.bigram_tokenizer()
     tokenizer.chat_template = "{% for m in messages %}<|user|>{{ m['content'] }}<|end|>{% endfor %}"
-    common = {"max_steps": 1, "per_device_train_batch_size": 2, "report_to": [], "use_cpu": True, "logging_steps": 1}
+    common = {"max_steps": 1, "per_device_train_batch_size": 2, "report_to": [], "use_cpu": True, "save_strategy": "no"}
+    bigram.bigram_model(tokenizer).save_pretrained(tmp_path / "model")  # DPO loads it twice, once to compare with
     for name, trainer, config in (("sft", SFTTrainer, SFTConfig), ("dpo", DPOTrainer, DPOConfig)):
         data = datasets.load_dataset("json", data_files=str(tmp_path / "files" / f"{name}.jsonl"), split="train")
         names = ["messages"] if name == "sft" else ["prompt", "chosen", "rejected"]
         settings_of = config(output_dir=str(tmp_path / name), **common)
         made = trainer(
-            model=bigram.bigram_model(tokenizer), args=settings_of, train_dataset=data.select_columns(names),
+            model=str(tmp_path / "model"), args=settings_of, train_dataset=data.select_columns(names),
             processing_class=tokenizer,
         )  # fmt: skip
         assert made.train().global_step == 1
