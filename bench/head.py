@@ -115,7 +115,7 @@ def table(head, asked, tokenizer, out, legs):
         splits[one.question, one.tokens] = one.ends
     keys = {item.id: item.answer for item in asked}
     done = [q for q in keys if q in legs and q in written and q in beams]
-    right = {name: [] for name in ("one", "any", "vote", "best by head", "best by log-probability",
+    right = {name: [] for name in ("one", "any", "vote", "best by head", "best by head, min", "best by log-probability",
                                    "weighted by head", "beam", "beam, best by head")}  # fmt: skip
     tokens = {"vote": [], "beam": []}
     for q in done:
@@ -133,6 +133,8 @@ def table(head, asked, tokenizer, out, legs):
         right["any"].append(any(is_right))
         right["vote"].append(choose(paths, None, "vote").answer == key)
         right["best by head"].append(chosen(paths, answers, by_head, "best", head) == key)
+        least = [min(leg[1] for leg in by_text[p.tokens]) for p in paths]
+        right["best by head, min"].append(chosen(paths, answers, least, "best", head) == key)
         right["weighted by head"].append(chosen(paths, answers, by_head, "weighted", head) == key)
         right["best by log-probability"].append(chosen(paths, answers, by_logprob, "best", Plain) == key)
         right["beam"].append(choose(beams[q][0], head, "weighted").answer == key)
@@ -209,7 +211,8 @@ def main():
         print(f"  between texts of one question, at their last leg: {within:.3f}")
     areas = {name: [one.value, one.low, one.high] for name, one in areas.items()}
     print(json.dumps({"machine": machine(), "questions": len(done), "asked": len(asked), "samples": given.samples,
-                      "legs": len(found), "auc": areas, "within": within, "head": head.about, "rows": rows}))  # fmt: skip
+                      "legs": len(found), "auc": areas, "within": within, "head": head.about,
+                      "rows": rows}))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -238,6 +238,32 @@ def test_the_table_of_search_is_what_was_stored():
         assert re.search(rf'ask\("{name}[:"]', page), name
 
 
+def test_the_tables_of_heads_and_closed_forms_are_what_was_stored():
+    """Each figure of docs/search.md, from bench/head.json and bench/search.json."""
+    page = " ".join(PAGES["docs/search.md"].read_text().split())
+    stored = json.loads((ROOT / "bench/head.json").read_text())
+
+    def over(numbers):
+        return "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * x for x in numbers))
+
+    lines = [(f"{100 * row['right']:.1f}", over(row["over_one"]), over(row["over_vote"]), f"{row['tokens']:.0f}")
+             for row in stored["rows"]]  # fmt: skip
+    one, any_right, vote, *others = lines
+    assert f"| one text | {one[0]} | | {one[2]} | {one[3]} |" in page
+    assert f"| vote of 16 | {vote[0]} | {vote[1]} | | {vote[3]} |" in page
+    assert f"On {any_right[0]} % of the questions some text of sixteen is right" in page
+    assert [line for line in others if " | ".join(line) not in page] == []
+    for name, area in zip(("head", "log-probability"), stored["auc"].values()):
+        assert "{} {:.3f} ({:.3f} to {:.3f})".format(name, *area) in page
+    assert f"has {stored['within']:.3f}: next to nothing" in page
+    assert f"judged by {stored['questions']} others" in page
+    closed = json.loads((ROOT / "bench/search.json").read_text())
+    for row in closed["closed"]:
+        if "expected" in row:
+            assert f"{row['right']:.3f}, {row['expected']:.3f}" in page
+    assert f"The share of {closed['seeds']:,} seeds" in page
+
+
 # --- docs/performance.md and docs/gpu.md ------------------------------------------------------------------------------
 
 NAMES = {"zipf": "Zipf-like", "real": "SmolLM2's own", "flat": "flat noise"}

@@ -190,7 +190,7 @@ def test_head(tmp_path):
     options = ["--out", tmp_path / "all", "--learn", 8, "--questions", 2, "--samples", 8]
     found = json.loads(run("head.py", *options, seconds=400).splitlines()[-1])
     again = json.loads(run("head.py", *options, "--stored", seconds=100).splitlines()[-1])
-    assert (found["questions"], found["asked"], len(found["rows"])) == (2, 2, 8)
+    assert (found["questions"], found["asked"], len(found["rows"])) == (2, 2, 9)
     assert (again["rows"], again["auc"]["head"][0]) == (found["rows"], found["auc"]["head"][0])
 
 
