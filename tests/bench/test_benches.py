@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 
 import llama
 import pytest
@@ -100,6 +101,17 @@ def test_the_naive_peers_draw_from_the_same_distribution(peer):
     expected = fastsample.distribution(logits, **setting)[0]
     assert set(share.nonzero()[:, 0].tolist()) <= set(expected.nonzero()[:, 0].tolist())
     assert float((share - expected).abs().max()) < 0.01
+
+
+def test_the_table_of_rollouts_is_what_was_stored():
+    """Its lines in docs/engines.md, from bench/trl_rollouts.json; the ratio is that of the medians."""
+    stored = json.loads((ROOT / "bench/trl_rollouts.json").read_text())
+    assert stored["logprobs_off_by"] <= 1e-3
+    theirs, ours = (median(stored["processor_seconds"][name]) for name in ("trl", "fastsample"))
+    page = (ROOT / "docs/engines.md").read_text()
+    assert f"| TRL's own `generate` | {theirs:.1f} |" in page
+    assert f"| `fastsample.trl.rollout()` | {ours:.1f} ({theirs / ours:.1f} times fewer) |" in page
+    assert stored["date"] in page
 
 
 def test_the_table_of_topk_first_is_what_was_stored():
