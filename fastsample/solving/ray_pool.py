@@ -22,6 +22,7 @@ from .solve import solve_many
 Load = Callable[[], tuple[Any, Any]]
 STARTS = 100  # of an actor, anew: one that dies more often is not killed by chance
 HERE = "local"
+TRIES = 3  # to start a cluster here
 STORE = 1 << 28  # bytes of shared memory: what crosses is questions and results
 
 
@@ -62,14 +63,18 @@ class RayPool:
         self._ray = ray = _ray()
         self._is_ours = not ray.is_initialized()
         _look(address)
-        try:
-            here: dict[str, Any] = {
-                "num_cpus": max(1, round(actors * cpus)), "include_dashboard": False, "object_store_memory": STORE
-            }  # fmt: skip
-            more = here if address == HERE else {}
-            ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR", **more)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ValueError(f"no Ray cluster at {address!r}: {_first_line(error)}; {HERE} starts one here") from None
+        here: dict[str, Any] = {"include_dashboard": False, "object_store_memory": STORE} if address == HERE else {}
+        if here:
+            here["num_cpus"] = max(1, round(actors * cpus))
+        for left in range(TRIES if here else 1)[::-1]:
+            try:
+                ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR", **here)
+                break
+            except Exception as error:  # a busy machine starts nothing within Ray's half a minute; that is a bare one
+                ray.shutdown()
+                if not left:
+                    sentence = f"no Ray cluster at {address!r}: {_first_line(error)}; {HERE} starts one here"
+                    raise ValueError(sentence) from None
         options = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": STARTS, "max_task_retries": -1}
         kind = ray.remote(**options)(Actor)
         self.slots, self.actors = slots, [kind.remote(load, slots, prepack) for _ in range(actors)]

@@ -142,3 +142,17 @@ def test_bad_pools(tmp_path):
     found = CliRunner().invoke(main, ["evaluate", "q", "--out", "x", "--ray", "local", "--base-url", "http://a:1"])
     assert found.exit_code == 2
     assert "--ray spreads models of ours" in found.output
+
+
+def test_a_machine_that_is_too_busy_to_start_one(monkeypatch):
+    """Ray gives up after half a minute by a bare exception: it is tried again, and then told in a sentence."""
+    calls = []
+
+    def init(**_):
+        calls.append(1)
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(ValueError, match="no Ray cluster at 'local': The current node timed out"):
+        RayPool(lambda: None)
+    assert len(calls) == 3
