@@ -129,13 +129,13 @@ $(LOWEST)/.lowest: pyproject.toml tools/lowest.py tools/requirements.py
 # The other programs ask for other versions of small packages than the lock has: only what meets a model is kept.
 engines: $(ENGINES)/.engines ## Run the tests of what works with TRL, lm_eval, inspect-ai, Ray and xgrammar, with these installed
 	$(ENGINES)/bin/python -m pytest tests/front_ends tests/examples tests/training tests/bench/test_benches.py \
-	    -k "front_ends or grpo or json_vote or trl" $(PYTEST_ARGS)
+	    -k "front_ends or grpo or json_vote or notebook or trl" $(PYTEST_ARGS)
 
 $(ENGINES)/.engines: pyproject.toml $(CONSTRAINTS)
 	$(MAKE) VENV=$(ENGINES) $(ENGINES)/.test $(ENGINES)/.uv
 	grep -E "^(torch|transformers|tokenizers|pytest)==" constraints.txt > $(ENGINES)/kept.txt
 	$(ENGINES)/bin/uv pip install --quiet --python $(ENGINES)/bin/python --constraint $(ENGINES)/kept.txt \
-	    "fastsample[engines]"
+	    --requirement pyproject.toml --extra engines
 	touch $@
 
 audit: ## Ask for known weaknesses of the packages that are locked

@@ -95,6 +95,23 @@ def test_json_vote():
 
 @pytest.mark.slow
 @pytest.mark.model
+def test_the_notebook(embedded):
+    """Executed from its first cell to its last, in a process of its own; it shows rules and a table."""
+    for package in ("nbclient", "ipykernel", "pandas"):
+        pytest.importorskip(package, reason=f"{package} is not installed; `make engines` installs it and runs this")
+    import nbclient
+    import nbformat
+
+    notebook = nbformat.read(EXAMPLES / "evaluation.ipynb", as_version=4)
+    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(EXAMPLES.parent)}}).execute()
+    told = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    texts = [output.get("text", "") + str(output.get("data", {}).get("text/plain", "")) for output in told]
+    assert any("majority" in text and "right" in text for text in texts)
+    assert any("temperature" in text for text in texts)
+
+
+@pytest.mark.slow
+@pytest.mark.model
 @pytest.mark.parametrize("name", NAMES)
 def test_as_a_command(name, embedded):
     """As its first lines say, with the embedded model."""
