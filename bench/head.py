@@ -210,8 +210,9 @@ def main():
     if within is not None:
         print(f"  between texts of one question, at their last leg: {within:.3f}")
     areas = {name: [one.value, one.low, one.high] for name, one in areas.items()}
-    print(json.dumps({"machine": machine(), "questions": len(done), "asked": len(asked), "samples": given.samples,
-                      "legs": len(found), "auc": areas, "within": within, "head": head.about, "rows": rows}))  # fmt: skip
+    told = {"machine": machine(), "questions": len(done), "asked": len(asked), "samples": given.samples}
+    told |= {"legs": len(found), "auc": areas, "within": within, "head": head.about, "rows": rows}
+    print(json.dumps(told))
 
 
 if __name__ == "__main__":
