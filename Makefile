@@ -158,15 +158,12 @@ $(VENV)/.cost-$(COST_TRITON): | $(VENV)/.test
 	$(PIP) install --upgrade --no-deps --target $(VENV)/cost triton==$(COST_TRITON)
 	touch $@
 
-cost: $(VENV)/.cost-$(COST_TRITON) ## Compile the GPU kernels and hold registers, loads and instructions against the committed table
+cost: $(VENV)/.cost-$(COST_TRITON) ## Compile the GPU kernels and hold registers, loads and what is executed against the committed tables
 	PYTHONPATH=$(abspath $(VENV))/cost $(BIN)/python bench/kernel_cost.py --check
+	$(BIN)/python bench/executed.py --check
 
 proof: $(VENV)/.test ## Execute 20,000 draws and more of the GPU kernels' PTX on the CPU, none different
 	$(BIN)/python tests/sampling/gpu/proof.py
 
-gpu: $(VENV)/.test ## On a machine with a GPU: every backend test there, then the bench
-	$(PIP) install --no-build-isolation --no-deps --editable .
-	$(BIN)/python -m pytest -m gpu tests $(PYTEST_ARGS)
-	if command -v compute-sanitizer; then for t in memcheck racecheck; do \
-	    compute-sanitizer --tool $$t --error-exitcode 1 $(BIN)/python -m pytest -m gpu tests/sampling/gpu -k sanitized; done; fi
-	$(BIN)/python bench/sampling.py --device cuda
+gpu: ## On a machine with a GPU, with what is installed there: tests, then figures, in ten minutes. PYTHON=python3
+	PYTHON=$(PYTHON) bash bench/gpu_first.sh

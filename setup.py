@@ -42,11 +42,15 @@ def find_nvcc():
 
 
 NVCC = find_nvcc()
-ARCHITECTURES = ("80", "86", "89", "90a", "100a", "120")  # and PTX of the last
+# Those that are built for: "90" is a binary, "compute_90" is PTX, which newer GPUs compile when they load it. Without
+# an `a`, binaries run on later ones of the same generation. FASTSAMPLE_CUDA_ARCHS="90 120" names others.
+ARCHITECTURES = os.environ.get("FASTSAMPLE_CUDA_ARCHS", "80 86 89 90 100 120 compute_90").split()
 NVCC_FLAGS = [
     *("-std=c++17", "-O3", "--fmad=false", "-Xcompiler", "-fPIC,-fvisibility=hidden", "--threads", "0"),
-    *(f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES[:-1]),
-    f"-gencode=arch=compute_{ARCHITECTURES[-1]},code=[sm_{ARCHITECTURES[-1]},compute_{ARCHITECTURES[-1]}]",
+    *(
+        f"-gencode=arch=compute_{a.removeprefix('compute_')},code={a if a.startswith('compute_') else f'sm_{a}'}"
+        for a in ARCHITECTURES
+    ),
 ]
 
 

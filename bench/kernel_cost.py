@@ -3,7 +3,7 @@
     python bench/kernel_cost.py            print the table
     python bench/kernel_cost.py --write    and store it in bench/kernel_cost.json and bench/kernel_cost.md
     python bench/kernel_cost.py --check    fail on a spill, a load narrower than 16 bytes, 5 % more instructions
-    ... --backend cuda --arch 90a          of these alone (each may be repeated)
+    ... --backend cuda --arch 90           of these alone (each may be repeated)
 
 Instructions are counted in SASS, in the loop that streams the row, weighted by how many issue slots of a
 multiprocessor's 128 lanes each takes: 128 / the results per clock that the CUDA programming guide's table of arithmetic
@@ -26,24 +26,24 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from sass import instructions, kind, narrowest_load, resources, slots, spills, streaming_loop
+from sass import instructions, kind, narrowest_load, resources, slots, spills, streaming_loop, streaming_loops
 
 ROOT = Path(__file__).resolve().parents[1]
 STORED = ROOT / "bench/kernel_cost.json"
 VOCAB = 151_936
-CUDA_ARCHITECTURES = ("80", "86", "89", "90a", "100a", "120")
+CUDA_ARCHITECTURES = ("80", "86", "89", "90", "100", "120")
 CUDA_ELEMENTS = 32  # of a lane, in one turn of the streaming loop
 TRITON_ARCHITECTURES = ("80", "86", "90", "100a", "120")
 # Architecture, bytes/s, multiprocessors, clock: of the datasheets; the clock as their float32 rate has it.
 DEVICES = {
     "A100 80GB": ("80", 2.04e12, 108, 1.41e9),
-    "H100 SXM": ("90a", 3.35e12, 132, 1.98e9),
-    "B200": ("100a", 8.0e12, 148, 1.98e9),
+    "H100 SXM": ("90", 3.35e12, 132, 1.98e9),
+    "B200": ("100", 8.0e12, 148, 1.98e9),
     "RTX 4090": ("89", 1.008e12, 128, 2.52e9),
 }
 KINDS = ("load", "float32", "float64", "convert", "shuffle", "store", "other")  # other: int32 and control
-WARPS_OF_SM = {"80": 64, "86": 48, "89": 48, "90": 64, "90a": 64, "100a": 64, "120": 48}
-SHARED_OF_SM = {"80": 164, "86": 100, "89": 100, "90": 228, "90a": 228, "100a": 228, "120": 100}  # kB
+WARPS_OF_SM = {"80": 64, "86": 48, "89": 48, "90": 64, "100": 64, "100a": 64, "120": 48}
+SHARED_OF_SM = {"80": 164, "86": 100, "89": 100, "90": 228, "100": 228, "100a": 228, "120": 100}  # kB
 
 
 def line(name: str, arch: str, code, loop, elements: int, registers: int, shared: int, threads: int, size: int) -> dict:
@@ -73,14 +73,24 @@ def cuda_lines(folder: Path, arch: str) -> list[dict]:
     subprocess.run(["nvcc", *flags, ROOT / "csrc/cuda/sample.cu", "-o", cubin], check=True)
     usage = resources(cubin)
     for name, code in instructions(cubin).items():
-        match = re.search(r"DtypeE(\d)ELb(\d)", name)
+        match = re.search(r"(read|finish)_rowsI.*DtypeE(\d)E(?:Lb(\d))?", name)
         if not match:
             continue
-        dtype = ("float32", "bfloat16", "float16")[int(match[1])]
-        title = f"cuda {dtype}{' + statistics' if match[2] == '1' else ''}"
-        size = 4 if dtype == "float32" else 2
-        lines.append(line(title, arch, code, streaming_loop(code), CUDA_ELEMENTS, *usage[name], 256, size))
-    return lines
+        dtype, size = (("float32", 4), ("bfloat16", 2), ("float16", 2))[int(match[2])]
+        if match[1] == "finish":
+            lines.append(without_loop(line(f"cuda 2 {dtype}", arch, code, [], 1, *usage[name], 256, size)))
+            continue
+        title = f"cuda 1 {dtype}{' + statistics' if match[3] == '1' else ''}"
+        loops = streaming_loops(code)
+        assert len(loops) == 2, f"{title}: {len(loops)} streaming loops"  # maxima alone, and sums beside them
+        for what, loop in zip((", maxima", ""), loops):
+            lines.append(line(title + what, arch, code, loop, CUDA_ELEMENTS, *usage[name], 256, size))
+    return sorted(lines, key=lambda one: one["kernel"])
+
+
+def without_loop(one: dict) -> dict:
+    """The line of a kernel that streams nothing."""
+    return {**one, "instructions": None, "slots": None, "kinds": {}, "load_bytes": None}
 
 
 def triton_lines(folder: Path, arch: str) -> list[dict]:
@@ -114,7 +124,7 @@ def triton_line(folder: Path, k, title: str, arch: str, size: int, elements: int
     code = instructions(cubin)[name]
     loop = streaming_loop(code) if elements else []
     result = line(title, arch, code, loop, max(1, elements), registers, max(shared, k.shared), k.threads, size)
-    return result if elements else {**result, "instructions": None, "slots": None, "kinds": {}, "load_bytes": None}
+    return result if elements else without_loop(result)
 
 
 def compilers() -> str:
@@ -136,7 +146,7 @@ def table(lines: list[dict]) -> str:
         for one in lines
     ]
     costs = {(one["kernel"], one["arch"]): one["slots"] for one in lines}
-    bounds = [bound(device, costs) for device in DEVICES if ("cuda float32", f"sm_{DEVICES[device][0]}") in costs]
+    bounds = [bound(device, costs) for device in DEVICES if ("cuda 1 float32", f"sm_{DEVICES[device][0]}") in costs]
     return "\n".join(
         [
             *markdown([*head, *KINDS], rows),
@@ -161,7 +171,7 @@ def bound(device: str, costs: dict[tuple[str, str], float]) -> list[str]:
     for dtype, size in (("float32", 4), ("bfloat16", 2)):
         slots_a_second = processors * 128 * clock
         cells.append(f"{VOCAB * size / bandwidth * 1e6:.3f}")
-        cells.append(f"{VOCAB * costs[f'cuda {dtype}', f'sm_{arch}'] / slots_a_second * 1e6:.3f}")
+        cells.append(f"{VOCAB * costs[f'cuda 1 {dtype}', f'sm_{arch}'] / slots_a_second * 1e6:.3f}")
     return cells
 
 
@@ -208,8 +218,14 @@ def main() -> int:
     stored = json.loads(STORED.read_text())
     if arguments.write:  # lines that were not asked for stay as they are
         fresh = {(one["kernel"], one["arch"]): one for one in lines}
-        known = [fresh.pop((one["kernel"], one["arch"]), one) for one in stored]
-        kept = [*known, *fresh.values()] if arguments.backend or arguments.arch or "cuda" not in backends else lines
+        gone = tuple(backends) if not arguments.arch else ()  # of which there are no others
+        known = [
+            fresh.pop((one["kernel"], one["arch"]), one)
+            for one in stored
+            if (one["kernel"], one["arch"]) in fresh or not one["kernel"].startswith(gone)
+        ]
+        known = sorted([*known, *fresh.values()], key=lambda one: one["kernel"].startswith("triton"))
+        kept = known if arguments.backend or arguments.arch or "cuda" not in backends else lines
         STORED.write_text(json.dumps(kept, indent=1) + "\n")
         STORED.with_suffix(".md").write_text("# What the kernels cost\n\n" + table(kept) + "\n")
     found = complaints(lines, stored) if arguments.check else []

@@ -99,15 +99,25 @@ def instructions(cubin: Path) -> dict[str, Code]:
 
 
 def streaming_loop(code: Code) -> Code:
-    """The smallest loop around the first 16-byte load, without the blocks that load element by element (the tail)."""
+    """The first of `streaming_loops`."""
+    loops = streaming_loops(code)
+    assert loops, "no loop around a 16-byte load"
+    return loops[0]
+
+
+def streaming_loops(code: Code) -> list[Code]:
+    """The smallest loop around each 16-byte load, without the blocks that load element by element (the tail).
+
+    Each once, the shortest first: a kernel has one for every way in which it reads a row.
+    """
     wide = [i.address for i in code if load_width(i.opcode) == 16]
-    assert wide, "no 16-byte load"
     jumps = [(i.address, target) for i in code if i.opcode.startswith("BRA") for target in i.targets()]
-    around = [(end - start, start, end) for end, start in jumps if start <= wide[0] <= end]
-    assert around, "no loop around the 16-byte loads"
-    _, first, last = min(around)
-    loop = [i for i in code if first <= i.address <= last]
-    return [i for block in blocks_of(loop) if not is_tail(block) for i in block]
+    spans = set()
+    for address in wide:
+        around = [(end - start, start, end) for end, start in jumps if start <= address <= end]
+        spans.update([min(around)] if around else [])
+    loops = ([i for i in code if first <= i.address <= last] for _, first, last in spans)
+    return sorted(([i for block in blocks_of(loop) if not is_tail(block) for i in block] for loop in loops), key=len)
 
 
 def blocks_of(code: Code) -> Iterator[Code]:

@@ -12,13 +12,11 @@ int sample(const py::tuple& arguments, uintptr_t tokens, const py::tuple& stats,
   call.tokens = reinterpret_cast<int64_t*>(tokens);
   call.stats = read_stats(stats);
   Reader read(space);
-  cuda::Workspace work = {};
-  work.tops = read.pointer<float>();
-  work.sums = read.pointer<int64_t>();
-  work.moments = read.pointer<float>();
-  work.ticket = read.pointer<unsigned>();
-  work.splits = read.next<int>();
+  void* const memory = read.pointer<void>();
+  const int splits = read.next<int>();
   read.finish();
+  if (splits < 1) throw py::value_error("a row needs a block");
+  const cuda::Workspace work = cuda::workspace_at(memory, call.rows, call.vocab, splits);
   return without_gil([&] { return cuda::sample(call, work, reinterpret_cast<void*>(stream)); });
 }
 
@@ -27,7 +25,8 @@ int sample(const py::tuple& arguments, uintptr_t tokens, const py::tuple& stats,
 PYBIND11_MODULE(_cuda, m) {
   name_arguments(m);
   m.def("sample", &sample, "Launches on a stream of the current device; returns a cudaError_t.");
-  m.def("splits_for", &cuda::splits_for, "Blocks that share a row: (rows, vocab, multiprocessors).");
+  m.def("splits_for", &cuda::splits_for,
+        "Blocks that share a row: (rows, vocab, blocks that the device runs at once).");
   m.def("error_name", &cuda::error_name, "What a cudaError_t means.");
   m.def("driver_version", &cuda::driver_version,
         "The newest CUDA that the driver knows, as 1000 * major + 10 * minor.");

@@ -300,10 +300,17 @@ def test_what_the_gpu_page_counts():
     assert {kernel["spills"] for kernel in kernels} == {"0"}
     assert {kernel["load_bytes"] for kernel in kernels} <= {"16", ""}
     slots = {(kernel["kernel"], kernel["arch"]): kernel["slots"] for kernel in kernels}
+    kernels_of = {(kernel["kernel"], kernel["arch"]): kernel["instructions"] for kernel in kernels}
     cuda, triton = ([float(slots[f"{name} {dtype}", arch]) for dtype in ("float32", "bfloat16")]
-                    for name, arch in (("cuda", "sm_90a"), ("triton 1", "sm_90")))  # fmt: skip
+                    for name, arch in (("cuda 1", "sm_90"), ("triton 1", "sm_90")))  # fmt: skip
     assert f"{cuda[0]:.1f} issue slots in float32 and {cuda[1]:.1f} in bfloat16 (CUDA)" in page
     assert f"{triton[0]:.1f} and {triton[1]:.1f} (Triton)" in page
+    read = {what: kernels_of[f"cuda 1 bfloat16{what}", "sm_90"] for what in ("", ", maxima", " + statistics")}
+    assert "{} instructions, or {} where".format(read[""], read[", maxima"]) in page
+    assert f"{read[' + statistics']} with statistics" in page
+    for line in (ROOT / "bench/executed.md").read_text().splitlines():
+        if line.startswith("| "):
+            assert line in PAGES["docs/gpu.md"].read_text()
     faults = 0
     for name in ("test_mutations.py", "test_triton_mutations.py"):
         for node in ast.parse((ROOT / "tests/sampling/gpu" / name).read_text()).body:

@@ -64,36 +64,68 @@ static __device__ __forceinline__ T warp_reduce(T v, F f) {
   return v;
 }
 
-template <class T, class F>
-static __device__ __forceinline__ T block_reduce(T v, F f) {
+// One barrier. What it leaves in shared memory is read until the next barrier: a `Place` is taken again behind one
+// only.
+template <int Place, class T, class F>
+static __device__ __forceinline__ T reduce_at(T v, F f) {
   __shared__ T partial[kWarps];
   v = warp_reduce(v, f);
   if (lane_of() == 0) partial[warp_of()] = v;
   sync_block();
   v = partial[0];
   for (int w = 1; w < kWarps; ++w) v = f(v, partial[w]);
-  sync_block();  // the next call writes `partial`
   return v;
+}
+template <int Place, class T>
+static __device__ __forceinline__ T sum_at(T v) {
+  return reduce_at<Place>(v, Add());
+}
+
+// The same at a place that every caller shares, hence a barrier more.
+template <class T, class F>
+static __device__ __forceinline__ T block_reduce(T v, F f) {
+  sync_block();  // the last call's sum may still be read
+  return reduce_at<-1>(v, f);
 }
 template <class T>
 static __device__ __forceinline__ T block_sum(T v) {
   return block_reduce(v, Add());
 }
 
-// The sum of v over the threads before this one.
 template <class T>
-static __device__ __forceinline__ T block_before(T v) {
-  __shared__ T partial[kWarps];
-  T sum = v;
+struct Scanned {
+  T before, total;  // of the threads before this one, and of all
+};
+template <class T>
+static __device__ __forceinline__ T warp_through(T sum) {  // of the lanes up to this one
   for (int d = 1; d < 32; d <<= 1) {
     const T other = __shfl_up_sync(kAll, sum, d);
     if (lane_of() >= d) sum += other;
   }
-  if (lane_of() == 31) partial[warp_of()] = sum;
+  return sum;
+}
+template <class T>
+static __device__ __forceinline__ Scanned<T> warp_scan(T v) {
+  const T through = warp_through(v);
+  return {through - v, __shfl_sync(kAll, through, 31)};
+}
+template <int Place, class T>
+static __device__ __forceinline__ Scanned<T> scan_at(T v) {
+  __shared__ T partial[kWarps];
+  const T through = warp_through(v);
+  if (lane_of() == 31) partial[warp_of()] = through;
   sync_block();
-  for (int w = 0; w < warp_of(); ++w) sum += partial[w];
-  sync_block();
-  return sum - v;
+  T before = 0, total = 0;
+  for (int w = 0; w < kWarps; ++w) {
+    if (w == warp_of()) before = total;
+    total += partial[w];
+  }
+  return {before + through - v, total};
+}
+template <class T>
+static __device__ __forceinline__ Scanned<T> block_scan(T v) {
+  sync_block();  // the last call's sums may still be read
+  return scan_at<-1>(v);
 }
 
 // float64 arithmetic of a few scalars a row.

@@ -1,8 +1,9 @@
-// One launch of S * B blocks: S of them read a row together, once, and leave (maximum, sum of weights) per 256 tokens.
-// The last of them to arrive turns those into the token. Nothing waits for another block: the others have left by then.
+// Two launches. In the first, S blocks read a row together, once, and leave for each 256 tokens what the second needs:
+// the maximum, and the sum of weights where the mass of the whole row is asked for. In the second a block finishes a
+// row. It may be launched before the first ends, and waits for it; nothing else waits for another block.
 //
-// Bytes of global memory a row of V tokens: V * element size read, 12 per 256 tokens written and read again (24 with
-// statistics); where a filter is on, also the chunks that can hold the cut, twice or three times, from cache.
+// Bytes of global memory a row of V tokens: V * element size read, 4 or 12 per 256 tokens written and read again (12
+// more with statistics); where a filter is on, also the chunks that can hold the cut, from cache.
 #pragma once
 
 #include "cut.cuh"
@@ -11,72 +12,95 @@
 
 namespace fastsample::cuda {
 
-// Workspace: tops and sums [B, chunks], moments [B, 3, chunks] or null, ticket [B], splits = S.
-
-// Shared memory for a row (which shared memory cannot construct).
-template <Dtype D>
-struct RowBox {
-  alignas(8) unsigned char bytes[sizeof(Row<D>)];
-  __device__ void set(const Row<D>& row) { memcpy(bytes, &row, sizeof row); }
-  __device__ const Row<D>& row() const { return *reinterpret_cast<const Row<D>*>(bytes); }
-};
-
 struct Drawn {
   int64_t token;
   double share;  // the token's probability under the distribution it was drawn from
 };
 
-// The first index whose running sum of the 256 values exceeds `at`; that sum's last term is left in *term.
-static __device__ __forceinline__ int draw_one(int64_t v, int64_t at, int64_t* term) {
-  __shared__ int64_t taken;
-  __shared__ int where;
-  const int64_t before = block_before(v);
-  if (before <= at && at < before + v) where = thread_of(), taken = v;
-  sync_block();
-  const int found = where;
-  *term = taken;
-  sync_block();
-  return found;
+static __device__ __forceinline__ bool counts(int32_t top_k, int64_t vocab) { return top_k > 0 && top_k < vocab; }
+
+// Whether a row's parameters ask for the mass of all of it: the second kernel finds every other mass by reading again.
+static __device__ __forceinline__ bool needs_sums(float temperature, int32_t top_k, float top_p, float min_p,
+                                                  int64_t vocab) {
+  return !is_greedy(temperature) && !counts(top_k, vocab) && (top_p < 1 || !(min_p > 0));
 }
 
+// A token of chunk j, of which tokens down to `cut` are kept: the contract's second draw. By one warp.
 template <Dtype D>
-static __device__ __forceinline__ Drawn draw(const Row<D>& row, bool is_greedy, int64_t cut, Noise noise) {
-  // Each thread owns neighbouring chunks, so that a prefix sum over threads is one over chunks.
-  const int n = (row.chunks + kThreads - 1) / kThreads, first = thread_of() * n;
-  const auto measure = [&](int j) {
-    if (j >= row.chunks) return int64_t{0};
-    return is_greedy ? int64_t{row.tops[j] == row.top} : row.mass_of(row.sums[j], j);
-  };
+static __device__ __forceinline__ Drawn draw_token(const Row<D>& row, int j, Edge cut, uint64_t u2, double share) {
+  __shared__ int where;
+  __shared__ int64_t taken;
+  Eight<D> eight;
+  eight.read(row, j);
+  float x[kEight];
+  eight.unpack(x);
+  int64_t w[kEight], mine = 0;
+#pragma unroll
+  for (int e = 0; e < kEight; ++e) {
+    w[e] = cut.reaches(x[e], Eight<D>::place(j) + e) ? light_weight(x[e], row.tops[j], row.factor) : 0;
+    mine += w[e];
+  }
+  const Scanned<int64_t> place = warp_scan(mine);
+  const auto at = static_cast<int64_t>(high_product(u2, static_cast<uint64_t>(place.total)));
+  int64_t before = place.before;
+#pragma unroll
+  for (int e = 0; e < kEight; ++e) {
+    if (before <= at && at < before + w[e]) where = Eight<D>::place(j) + e, taken = w[e];
+    before += w[e];
+  }
+  __syncwarp();
+  return {where, share * quotient(static_cast<double>(taken), static_cast<double>(place.total))};
+}
+
+// One of `n` parts of the row: the contract's first draw, and then its second. Part e is chunk chunk_of(e), of which
+// tokens down to `cut` with the weight weight_of(e) are kept. What it returns the first warp has; few parts need no
+// other, and then no other may call it.
+template <bool IsFew, Dtype D, class Chunk, class Weight>
+static __device__ __forceinline__ Drawn draw(const Row<D>& row, int n, Chunk chunk_of, Weight weight_of, Edge cut,
+                                             const Noise& noise) {
+  __shared__ int64_t of_chunk;
+  __shared__ int chunk;
+  // Each thread owns neighbouring parts, so that a prefix sum over threads is one over the row.
+  constexpr int threads = IsFew ? 32 : kThreads;
+  const int each = (n + threads - 1) / threads, first = thread_of() * each;
+  const auto measure = [&](int e) { return e < n ? row.mass_of(weight_of(e), chunk_of(e)) : int64_t{0}; };
   int64_t mine = 0;
 #pragma unroll 1
-  for (int k = 0; k < n; ++k) mine += measure(first + k);
-  const int64_t total = block_sum(mine);
-  const int64_t in_row = is_greedy ? 0 : static_cast<int64_t>(high_product(noise.u1, static_cast<uint64_t>(total)));
-  int64_t before = block_before(mine);
-  __shared__ int chunk;
-  __shared__ int64_t of_chunk;
+  for (int k = 0; k < each; ++k) mine += measure(first + k);
+  Scanned<int64_t> place;
+  if (IsFew) {
+    place = warp_scan(mine);
+  } else {
+    place = scan_at<2>(mine);
+  }
+  const auto in_row = static_cast<int64_t>(high_product(noise.u1, static_cast<uint64_t>(place.total)));
+  int64_t before = place.before;
+  if (before <= in_row && in_row < before + mine) {
 #pragma unroll 1
-  for (int k = 0; k < n; ++k) {
-    const int64_t m = measure(first + k);
-    if (before <= in_row && in_row < before + m) chunk = first + k, of_chunk = m;
-    before += m;
+    for (int k = 0; k < each; ++k) {
+      const int64_t m = measure(first + k);
+      if (before <= in_row && in_row < before + m) chunk = chunk_of(first + k), of_chunk = m;
+      before += m;
+    }
   }
-  sync_block();
-  const int j = chunk, i = j * kChunk + thread_of();
-  const float x = row.at(i);
-  int64_t w = 0;
-  if (is_greedy) {
-    w = x == row.top;
-  } else if (Edge(cut).reaches(x, i)) {
-    w = light_weight(x, row.tops[j], row.factor);
+  if (!IsFew) sync_block();
+  __syncwarp();
+  if (!IsFew && warp_of()) return {0, 0};
+  const double share = quotient(static_cast<double>(of_chunk), static_cast<double>(place.total));
+  return draw_token(row, chunk, cut, noise.u2, share);
+}
+
+// The first token of the highest logit.
+template <Dtype D>
+static __device__ __forceinline__ Drawn draw_greedy(const Row<D>& row) {
+  int j = row.chunks;
+#pragma unroll 1
+  for (int k = thread_of(); k < row.chunks; k += kThreads) {
+    if (row.tops[k] == row.top && k < j) j = k;
   }
-  const int64_t in_chunk = block_sum(w);
-  int64_t taken;
-  const int at = draw_one(
-      w, is_greedy ? 0 : static_cast<int64_t>(high_product(noise.u2, static_cast<uint64_t>(in_chunk))), &taken);
-  const double share = quotient(static_cast<double>(taken), static_cast<double>(in_chunk)) *
-                       quotient(static_cast<double>(of_chunk), static_cast<double>(total));
-  return {static_cast<int64_t>(j) * kChunk + at, is_greedy ? 1.0 : share};
+  j = block_reduce(j, Smaller());
+  const int i = j * kChunk + thread_of();
+  return {block_reduce(row.at(i) == row.top ? i : INT32_MAX, Smaller()), 1.0};
 }
 
 // The untouched row at temperature 1, from the moments of its chunks.
@@ -103,6 +127,32 @@ static __device__ __forceinline__ void write_raw(const Row<D>& row, const Stats&
   stats.self_certainty[b] = static_cast<float>(log_sum - quotient(down, vocab) - logarithm(vocab));
 }
 
+// The maxima into shared memory, with their masses where these are needed; returns the mass of the row, or leaves the
+// lowest finite maximum in *lowest_top.
+template <Dtype D>
+static __device__ __forceinline__ int64_t list_tops(const Row<D>& row, Desk& desk, bool with_masses,
+                                                    float* lowest_top) {
+  List& list = desk.list;
+  if (row.chunks > kMaxTops) return 0;
+  list.count_in[thread_of()] = list.mass_in[thread_of()] = 0;
+  int64_t mine = 0;
+  float lowest = row.top;
+#pragma unroll 1
+  for (int j = thread_of(); j < row.chunks; j += kThreads) {
+    const float top = row.tops[j];
+    list.tops[j] = top;
+    if (top > kNever) lowest = fminf(lowest, top);
+    if (with_masses) {
+      const int64_t m = row.mass_of(row.sums[j], j);
+      list.masses[j] = static_cast<float>(m);
+      mine += m;
+    }
+  }
+  if (with_masses) return sum_at<6>(mine);
+  *lowest_top = reduce_at<5>(lowest, Smaller());
+  return 0;
+}
+
 template <Dtype D>
 static __device__ __forceinline__ void finish_row(const Call& call, const Row<D>& row, int64_t b, Desk& desk) {
   const bool is_written = thread_of() == 0, has_stats = call.stats.logprob != nullptr;
@@ -121,33 +171,61 @@ static __device__ __forceinline__ void finish_row(const Call& call, const Row<D>
     call.stats.kept[b] = 0;
     return;
   }
-  const bool is_greedy = fastsample::is_greedy(call.temperature[b]);
-  Filters<D> filters(row, desk);
-  if (!is_greedy) filters.apply(call.top_k[b], call.top_p[b], call.min_p[b]);
-  const int64_t stream = call.stream ? call.stream[b] : b;
-  const Noise noise = philox(static_cast<uint64_t>(call.seed[b]), static_cast<uint64_t>(stream),
-                             static_cast<uint64_t>(call.position[b]));
-  const Drawn drawn = draw(row, is_greedy, filters.cut(), noise);
+  const float top_p = call.top_p[b], min_p = call.min_p[b], temperature = call.temperature[b];
+  const int32_t top_k = call.top_k[b];
+  __shared__ Noise noise;
+  if (thread_of() == 0) {
+    const int64_t stream = call.stream ? call.stream[b] : b;
+    noise = philox(static_cast<uint64_t>(call.seed[b]), static_cast<uint64_t>(stream),
+                   static_cast<uint64_t>(call.position[b]));
+  }
+  Drawn drawn = {0, 0};
+  Edge cut = {Row<D>::lowest(), INT32_MAX};
+  int64_t kept = row.vocab;
+  const auto chunk_of = [](int j) { return j; };
+  const auto weight_of = [&](int j) { return row.sums[j]; };
+  if (is_greedy(temperature)) {
+    drawn = draw_greedy(row);
+    kept = 1;
+  } else if (!counts(top_k, row.vocab) && !(top_p < 1) && !(min_p > 0)) {
+    drawn = draw<false>(row, row.chunks, chunk_of, weight_of, cut, noise);
+  } else {
+    float lowest_top = kNever;
+    const int64_t total = list_tops(row, desk, needs_sums(temperature, top_k, top_p, min_p, row.vocab), &lowest_top);
+    Shortlist<D> few(row, desk, lowest_top);
+    if (few.apply(top_k, top_p, min_p, total, &cut, &kept)) {
+      if (warp_of() == 0) {
+        drawn = draw<true>(
+            row, few.slots(), [&](int e) { return few.chunk(e); }, [&](int e) { return few.kept_weight(e, cut); }, cut,
+            noise);
+      }
+    } else {
+      Filters<D> filters(row, desk);
+      filters.apply(top_k, top_p, min_p);
+      kept = filters.kept();
+      drawn = draw<false>(row, row.chunks, chunk_of, weight_of, filters.cut(), noise);
+    }
+  }
   if (is_written) call.tokens[b] = drawn.token;
   if (!has_stats) return;
   if (is_written) {
     call.stats.logprob[b] = static_cast<float>(logarithm(drawn.share));
-    call.stats.kept[b] = is_greedy ? 1 : filters.kept();
+    call.stats.kept[b] = kept;
   }
   write_raw(row, call.stats, b, drawn.token);
 }
 
-template <Dtype D, bool WithStats>
-static __device__ __forceinline__ void sample_row(const Call& call, const Workspace& space) {
-  __shared__ Desk desk;
-  __shared__ bool is_last;
-  __shared__ RowBox<D> box;
+// The launch before this one has ended, and what it wrote is seen; the one behind may begin, and waits in its turn.
+static __device__ __forceinline__ void follow() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  cudaGridDependencySynchronize();  // the logits may come from the launch before
+  cudaGridDependencySynchronize();
   cudaTriggerProgrammaticLaunchCompletion();
 #endif
-  const int splits = space.splits, split = static_cast<int>(blockIdx.x % splits);
-  const int64_t b = blockIdx.x / splits, source = call.indices ? call.indices[b] : b;
+}
+
+template <Dtype D>
+static __device__ __forceinline__ Row<D> row_of(const Call& call, const Workspace& space, int64_t b) {
+  const int64_t source = call.indices ? call.indices[b] : b;
   const bool is_row = source >= 0 && source < call.count;  // otherwise an empty row: invalid, and nothing is read
   Row<D> row;
   row.x = static_cast<const typename Logits<D>::Element*>(call.logits) + (is_row ? source * call.row_stride : 0);
@@ -156,26 +234,35 @@ static __device__ __forceinline__ void sample_row(const Call& call, const Worksp
   row.factor = inverse_temperature(call.temperature[b]);
   row.tops = space.tops + b * row.chunks;
   row.sums = space.sums + b * row.chunks;
-  row.moments = WithStats ? space.moments + b * 3 * row.chunks : nullptr;
+  row.moments = space.moments + b * 3 * row.chunks;
+  return row;
+}
+
+template <Dtype D, bool WithStats>
+static __device__ __forceinline__ void read(const Call& call, const Workspace& space) {
+  follow();
+  const int splits = space.splits, split = static_cast<int>(blockIdx.x % splits);
+  const int64_t b = blockIdx.x / splits;
+  const Row<D> row = row_of<D>(call, space, b);
   constexpr int at_once = kThreads / kLanes;
-  chunk_statistics<D, WithStats>(row, split * at_once, splits * at_once);
-  if (splits > 1) {
-    __threadfence();  // what this block wrote must be seen by the last one
-    sync_block();
-    if (thread_of() == 0) is_last = atomicInc(space.ticket + b, splits - 1) == splits - 1u;
-    sync_block();
-    if (!is_last) return;
-    __threadfence();
+  if (needs_sums(call.temperature[b], call.top_k[b], call.top_p[b], call.min_p[b], call.vocab)) {
+    chunk_statistics<D, true, WithStats>(row, split * at_once, splits * at_once);
   } else {
-    sync_block();
+    chunk_statistics<D, false, WithStats>(row, split * at_once, splits * at_once);
   }
+}
+
+template <Dtype D>
+static __device__ __forceinline__ void finish(const Call& call, const Workspace& space) {
+  __shared__ Desk desk;
+  follow();
+  const int64_t b = blockIdx.x;
+  Row<D> row = row_of<D>(call, space, b);
   float top = kNever;
 #pragma unroll 1
   for (int j = thread_of(); j < row.chunks; j += kThreads) top = LargerOrNan()(top, row.tops[j]);
-  row.top = block_reduce(top, LargerOrNan());
-  if (thread_of() == 0) box.set(row);  // a row is alike for all threads: from here on it takes no registers
-  sync_block();
-  finish_row(call, box.row(), b, desk);
+  row.top = reduce_at<0>(top, LargerOrNan());
+  finish_row(call, row, b, desk);
 }
 
 // Half of a multiprocessor's warps must be resident: 24 of 48 on the consumer parts, 32 of 64 on the others.
@@ -184,10 +271,16 @@ constexpr int kResident = 3;
 #else
 constexpr int kResident = 4;
 #endif
+constexpr int kFinishers = 2;  // blocks of the second kernel: each thread has 128 registers
 
 template <Dtype D, bool WithStats>
-__global__ void __launch_bounds__(kThreads, kResident) sample_kernel(Call call, Workspace space) {
-  sample_row<D, WithStats>(call, space);
+__global__ void __launch_bounds__(kThreads, kResident) read_rows(Call call, Workspace space) {
+  read<D, WithStats>(call, space);
+}
+
+template <Dtype D>
+__global__ void __launch_bounds__(kThreads, kFinishers) finish_rows(Call call, Workspace space) {
+  finish<D>(call, space);
 }
 
 }  // namespace fastsample::cuda

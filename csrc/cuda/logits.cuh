@@ -30,6 +30,7 @@ struct Logits<Dtype::kFloat32> {
   using Element = float;
   static constexpr int kVector = 4;  // elements of 16 bytes
   static constexpr uint32_t kNeverBits = 0xff800000u;
+  static constexpr int kShift = 0;  // bits of a float32 that no such logit uses
   static __device__ __forceinline__ float wide(float x) { return x; }
   static __device__ __forceinline__ uint32_t bits(float x) { return bits_of(x); }
   template <int N>
@@ -50,6 +51,7 @@ struct HalfLogits {
   using Element = uint16_t;
   static constexpr int kVector = 8;
   static constexpr uint32_t kNeverBits = D == Dtype::kBfloat16 ? 0xff80u : 0xfc00u;
+  static constexpr int kShift = D == Dtype::kBfloat16 ? 16 : 13;
   static __device__ __forceinline__ float wide(uint32_t bits) {
     return D == Dtype::kBfloat16 ? from_bfloat16(bits) : from_float16(bits);
   }
@@ -93,32 +95,38 @@ struct Logits<Dtype::kBfloat16> : HalfLogits<Dtype::kBfloat16> {};
 template <>
 struct Logits<Dtype::kFloat16> : HalfLogits<Dtype::kFloat16> {};
 
+// A rank orders logits: neighbouring values of the type have neighbouring ranks. -0 and +0 are one value, of rank 0.
+template <Dtype D>
+static __device__ __forceinline__ int32_t rank_of(float x) {
+  const int32_t bits = static_cast<int32_t>(bits_of(x == 0 ? 0.0f : x));
+  return (bits < 0 ? bits ^ 0x7fffffff : bits) >> Logits<D>::kShift;
+}
+template <Dtype D>
+static __device__ __forceinline__ float at_rank(int32_t rank) {  // no logit has rank -1 (-0); it stands for +0
+  constexpr uint32_t unused = (1u << Logits<D>::kShift) - 1;
+  const uint32_t bits = static_cast<uint32_t>(rank) << Logits<D>::kShift;
+  return rank == -1 ? 0.0f : of_bits(rank < 0 ? (bits | unused) ^ 0x7fffffffu : bits);
+}
+
 // A key orders a row by (logit descending, index ascending): the logit's rank, then the index from behind.
 constexpr int kIndexBits = 20;
 constexpr int64_t kIndexMask = (1 << kIndexBits) - 1;
-constexpr int64_t kMaxVocab = 1 << kIndexBits;
-constexpr int64_t kLowestKey = -2139095040LL * (1 << kIndexBits);  // behind every token of -FLT_MAX
+template <Dtype D>
+static __device__ __forceinline__ int64_t key_of(float x, int i) {
+  return static_cast<int64_t>(rank_of<D>(x)) * (1 << kIndexBits) + (i ^ kIndexMask);
+}
+static __device__ __forceinline__ int index_of(int64_t key) {
+  return static_cast<int>((key & kIndexMask) ^ kIndexMask);
+}
+template <Dtype D>
+static __device__ __forceinline__ float value_of(int64_t key) {
+  return at_rank<D>(static_cast<int32_t>(key >> kIndexBits));
+}
 
-static __device__ __forceinline__ int32_t rank_of(float x) {  // -0 and +0 are one value
-  const int32_t bits = static_cast<int32_t>(bits_of(x == 0 ? 0.0f : x));
-  return bits < 0 ? bits ^ 0x7fffffff : bits;
-}
-static __device__ __forceinline__ float at_rank(int64_t r) {  // no token has rank -1 (-0); it stands for +0
-  const int32_t rank = r == -1 ? 0 : static_cast<int32_t>(r);
-  return of_bits(static_cast<uint32_t>(rank < 0 ? rank ^ 0x7fffffff : rank));
-}
-static __device__ __forceinline__ int64_t key_before(float x) {
-  return static_cast<int64_t>(rank_of(x)) * (1 << kIndexBits);
-}
-static __device__ __forceinline__ int64_t key_of(float x, int i) { return key_before(x) + (i ^ kIndexMask); }
-
-// A key taken apart: tokens at or before it are those of x > value, and of x == value up to `last`.
+// The last kept token: kept are those of x > value, and of x == value up to `last`.
 struct Edge {
   float value;
   int last;
-  __device__ explicit Edge(int64_t key)
-      : value(at_rank(key >> kIndexBits)),
-        last(static_cast<int>((key >> kIndexBits) == -1 ? kIndexMask : (key & kIndexMask) ^ kIndexMask)) {}
   __device__ __forceinline__ bool reaches(float x, int i) const { return x > value || (x == value && i <= last); }
 };
 
@@ -147,12 +155,47 @@ struct Row {
   __device__ __forceinline__ int64_t mass_of(int64_t weights, int j) const {
     return mass(static_cast<double>(weights), scale(j));
   }
-  __device__ int64_t total_mass() const {
-    int64_t sum = 0;
-#pragma unroll 1
-    for (int j = thread_of(); j < chunks; j += kThreads) sum += mass_of(sums[j], j);
-    return block_sum(sum);
+  // The lowest finite logit that this type has, and no chunk's maximum where all are below it.
+  static __device__ float lowest() { return at_rank<D>(rank_of<D>(-kLargest)); }
+};
+
+// 16 bytes of the row, which a launch before this one may have written while this one began: not by the read-only path.
+static __device__ __forceinline__ uint4 load_vector(const void* at) {
+#ifdef __CUDA_ARCH__
+  uint4 v;
+  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(at));
+  return v;
+#else
+  return *static_cast<const uint4*>(at);
+#endif
+}
+
+// A warp's part of chunk j: eight neighbouring logits a lane, of which `place` is the first.
+constexpr int kEight = 8;
+template <Dtype D>
+struct Eight {
+  uint32_t words[kEight * sizeof(typename Logits<D>::Element) / 4];
+  static __device__ __forceinline__ int place(int j) { return j * kChunk + lane_of() * kEight; }
+  __device__ __forceinline__ void read(const Row<D>& row, int j) {
+    constexpr int n = Logits<D>::kVector, in_word = n / 4;
+    const auto* from = row.x + static_cast<int64_t>(place(j));
+    if ((j + 1) * kChunk <= row.vocab && reinterpret_cast<uintptr_t>(row.x) % 16 == 0) {
+#pragma unroll
+      for (int k = 0; k < kEight / n; ++k) {
+        const uint4 v = load_vector(from + k * n);
+        words[4 * k] = v.x, words[4 * k + 1] = v.y, words[4 * k + 2] = v.z, words[4 * k + 3] = v.w;
+      }
+    } else {
+#pragma unroll
+      for (int k = 0; k < kEight; ++k) {
+        const uint32_t bits = row.bits_at(place(j) + k);
+        words[k / in_word] = k % in_word ? words[k / in_word] | bits << 16 : bits;
+      }
+    }
   }
+  __device__ __forceinline__ void unpack(float* x) const { Logits<D>::unpack(words, x); }
 };
 
 }  // namespace fastsample::cuda

@@ -1,37 +1,71 @@
-// Instantiates the kernel for every dtype, and launches it.
+// Instantiates the kernels for every dtype, and launches them.
 #include <cuda_runtime.h>
+
+#include <atomic>
 
 #include "kernel.cuh"
 
 namespace fastsample::cuda {
 
-template <Dtype D, bool WithStats>
-static cudaError_t launch(const Call& call, const Workspace& space, cudaStream_t stream) {
+using Kernel = void (*)(Call, Workspace);
+
+// Whether the kernel that is loaded here waits for the launch before it by itself. The device does not say it: what was
+// compiled for an older architecture runs on a newer one, and does not wait. All kernels here are of one compilation.
+static cudaError_t waits_by_itself(Kernel kernel, bool* waits) {
+  constexpr int kDevices = 64;
+  static std::atomic<signed char> known[kDevices] = {};  // 0: not asked yet
+  int device = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error != cudaSuccess) return error;
+  signed char found = device < kDevices ? known[device].load(std::memory_order_relaxed) : 0;
+  if (!found) {
+    cudaFuncAttributes attributes = {};
+    error = cudaFuncGetAttributes(&attributes, kernel);
+    if (error != cudaSuccess) return error;
+    found = attributes.ptxVersion >= 90 ? 1 : -1;
+    if (device < kDevices) known[device].store(found, std::memory_order_relaxed);
+  }
+  *waits = found > 0;
+  return cudaSuccess;
+}
+
+static cudaError_t launch(Kernel kernel, int64_t blocks, const Call& call, const Workspace& space,
+                          cudaStream_t stream) {
+  if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
   cudaLaunchAttribute attribute = {};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
-  if (call.rows > INT32_MAX / space.splits) return cudaErrorInvalidConfiguration;  // blocks of a grid
-  config.gridDim = dim3(static_cast<unsigned>(call.rows * space.splits));
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
   config.blockDim = dim3(kThreads);
   config.stream = stream;
-  int device = 0, major = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  if (error != cudaSuccess) return error;
   config.attrs = &attribute;
-  config.numAttrs = major >= 9 ? 1 : 0;  // the kernel waits for the launch before it by itself, from sm_90 on
-  return cudaLaunchKernelEx(&config, sample_kernel<D, WithStats>, call, space);
+  bool waits = false;
+  const cudaError_t error = waits_by_itself(kernel, &waits);
+  if (error != cudaSuccess) return error;
+  config.numAttrs = waits ? 1 : 0;
+  return cudaLaunchKernelEx(&config, kernel, call, space);
 }
 
 template <Dtype D>
-static cudaError_t launch_for(const Call& call, const Workspace& space, cudaStream_t stream) {
-  return call.stats.logprob ? launch<D, true>(call, space, stream) : launch<D, false>(call, space, stream);
+static cudaError_t launch_both(const Call& call, const Workspace& space, cudaStream_t stream) {
+  if (call.rows > INT32_MAX / space.splits) return cudaErrorInvalidConfiguration;  // blocks of a grid
+  const Kernel read = call.stats.logprob ? read_rows<D, true> : read_rows<D, false>;
+  const cudaError_t error = launch(read, call.rows * space.splits, call, space, stream);
+  return error == cudaSuccess ? launch(finish_rows<D>, call.rows, call, space, stream) : error;
 }
 
-int splits_for(int64_t rows, int64_t vocab, int multiprocessors) {
-  const int64_t wanted = (4 * static_cast<int64_t>(multiprocessors) + rows - 1) / rows;
-  const int64_t at_once = kThreads / kLanes * kChunk, most = (vocab + at_once - 1) / at_once;  // tokens, blocks
+Workspace workspace_at(void* memory, int64_t rows, int64_t vocab, int splits) {
+  const int64_t chunks = rows * ((vocab + kChunk - 1) / kChunk);
+  auto* const sums = static_cast<int64_t*>(memory);
+  auto* const tops = reinterpret_cast<float*>(sums + chunks);
+  return {sums, tops, tops + chunks, splits};
+}
+
+// Rounded down: a few blocks more than fit would run alone at the end, and take as long as all before them.
+int splits_for(int64_t rows, int64_t vocab, int at_once) {
+  const int64_t wanted = rows < at_once ? at_once / (rows > 1 ? rows : 1) : 1;
+  const int64_t tokens = kThreads / kLanes * kChunk, most = (vocab + tokens - 1) / tokens;
   return static_cast<int>(wanted < most ? wanted : most);
 }
 
@@ -39,11 +73,11 @@ int sample(const Call& call, const Workspace& space, void* stream) {
   const auto on = static_cast<cudaStream_t>(stream);
   switch (call.dtype) {
     case Dtype::kFloat32:
-      return launch_for<Dtype::kFloat32>(call, space, on);
+      return launch_both<Dtype::kFloat32>(call, space, on);
     case Dtype::kBfloat16:
-      return launch_for<Dtype::kBfloat16>(call, space, on);
+      return launch_both<Dtype::kBfloat16>(call, space, on);
     default:
-      return launch_for<Dtype::kFloat16>(call, space, on);
+      return launch_both<Dtype::kFloat16>(call, space, on);
   }
 }
 

@@ -5,17 +5,19 @@
 
 namespace fastsample::cuda {
 
-// Of one device and stream; see kernel.cuh. `ticket` must be zero before the first launch and is left so.
+// What the first kernel leaves to the second. It belongs to one call, and nothing in it need be written before.
 struct Workspace {
-  float* tops;
-  int64_t* sums;
-  float* moments;
-  unsigned* ticket;
-  int splits;
+  int64_t* sums;   // [B, chunks], of weights
+  float* tops;     // [B, chunks], maxima
+  float* moments;  // [B, 3, chunks], of rows with statistics
+  int splits;      // blocks that share a row in the first kernel
 };
 
-// How many blocks should share a row, for a device with that many multiprocessors.
-int splits_for(int64_t rows, int64_t vocab, int multiprocessors);
+// A workspace in memory of 12 bytes a chunk (24 with statistics), which starts at 8 bytes.
+Workspace workspace_at(void* memory, int64_t rows, int64_t vocab, int splits);
+
+// How many blocks should share a row, for a device that runs so many of the first kernel's at once.
+int splits_for(int64_t rows, int64_t vocab, int at_once);
 
 // Launches on a stream of the current device; returns a cudaError_t.
 int sample(const Call& call, const Workspace& space, void* stream);

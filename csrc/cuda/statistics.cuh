@@ -1,4 +1,5 @@
-// The one read of a row: eight lanes take a chunk of 256 tokens, 32 each, and leave its maximum and its sum of weights.
+// The one read of a row: eight lanes take a chunk of 256 tokens, 32 each, and leave its maximum and, where the mass of
+// the whole row is asked for, its sum of weights.
 #pragma once
 
 #include "logits.cuh"
@@ -27,7 +28,7 @@ static __device__ __forceinline__ void read_chunk(const Row<D>& row, int j, int 
   if ((j + 1) * kChunk <= row.vocab && reinterpret_cast<uintptr_t>(chunk) % 16 == 0) {
 #pragma unroll
     for (int k = 0; k < kPerLane / n; ++k) {
-      const uint4 v = __ldg(reinterpret_cast<const uint4*>(chunk) + k * kLanes + lane);
+      const uint4 v = load_vector(reinterpret_cast<const uint4*>(chunk) + k * kLanes + lane);
       words[4 * k] = v.x, words[4 * k + 1] = v.y, words[4 * k + 2] = v.z, words[4 * k + 3] = v.w;
     }
   } else {
@@ -45,7 +46,18 @@ static __device__ __forceinline__ T lanes_reduce(T v, F f) {
   return v;
 }
 
-template <Dtype D, bool WithStats>
+// 2^z to the last bits but a few: what it is for is bound to 1e-5.
+static __device__ __forceinline__ float roughly_pow2(float z) {
+#ifdef __CUDA_ARCH__
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(z));
+  return power;
+#else
+  return exp2f(z);
+#endif
+}
+
+template <Dtype D, bool WithSums, bool WithStats>
 static __device__ __forceinline__ void chunk_statistics(const Row<D>& row, int first, int step) {
   const int group = thread_of() / kLanes, lane = thread_of() % kLanes;
   // A warp's lanes shuffle together, so all of them stay while the first of its chunks is one.
@@ -55,22 +67,22 @@ static __device__ __forceinline__ void chunk_statistics(const Row<D>& row, int f
     read_chunk(row, j, lane, words);
     const float top = lanes_reduce(Logits<D>::largest(words), LargerOrNan());
     const float from = top > kNever ? top : 0.0f;  // -inf - -inf would be a NaN
-    Logits<D>::unpack(words, x);
-    uint64_t sum = 0;
-#pragma unroll
-    for (int k = 0; k < kPerLane; k += kFit) {
-      uint32_t some = 0;
-#pragma unroll
-      for (int i = k; i < k + kFit && i < kPerLane; ++i) {
-        some += static_cast<uint32_t>(light_weight(x[i], from, row.factor));
-      }
-      sum += some;
-    }
-    sum = lanes_reduce(sum, Add());
+    if (WithSums || WithStats) Logits<D>::unpack(words, x);
     const bool is_written = lane == 0 && j < row.chunks;
-    if (is_written) {
-      row.tops[j] = top;
-      row.sums[j] = static_cast<int64_t>(sum);
+    if (is_written) row.tops[j] = top;
+    if (WithSums) {
+      uint64_t sum = 0;
+#pragma unroll
+      for (int k = 0; k < kPerLane; k += kFit) {
+        uint32_t some = 0;
+#pragma unroll
+        for (int i = k; i < k + kFit && i < kPerLane; ++i) {
+          some += static_cast<uint32_t>(light_weight(x[i], from, row.factor));
+        }
+        sum += some;
+      }
+      sum = lanes_reduce(sum, Add());
+      if (is_written) row.sums[j] = static_cast<int64_t>(sum);
     }
     if (WithStats) {
       float e = 0, ed = 0, down = 0;
@@ -78,7 +90,7 @@ static __device__ __forceinline__ void chunk_statistics(const Row<D>& row, int f
       for (int k = 0; k < kPerLane; ++k) {
         const float d = plus(x[k], -from);
         const float near = d > -69.0f ? d : -69.0f;  // 1e-30 of a maximum adds nothing, and -inf would add a NaN
-        const float one = scaled_pow2<0>(times(near, kLog2eFloat));
+        const float one = roughly_pow2(times(near, kLog2eFloat));
         e += one;
         ed = fused(one, near, ed);
         if (j * kChunk + place_of<D>(lane, k) < row.vocab) down += d;

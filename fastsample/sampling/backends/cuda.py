@@ -1,4 +1,4 @@
-"""The CUDA C++ backend: hands pointers to the compiled extension. One launch, no synchronisation."""
+"""The CUDA C++ backend: hands pointers to the compiled extension. Two launches, no synchronisation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..contract import CHUNK, Case
 from .arguments import addresses, arguments
-from .workspace import Workspaces
 
 try:
     from . import _cuda  # type: ignore[attr-defined]  # compiled
@@ -37,7 +36,7 @@ def why_not(case: Case) -> str | None:
 
 @lru_cache(None)
 def _device_objection(index: int) -> str | None:
-    """Binaries run on their own major architecture from their own minor on; the PTX of the last on everything newer.
+    """Binaries run on their own major architecture from their own minor on; PTX on everything newer.
 
     A driver runs what was built with its own major version of CUDA, or an older one.
     """
@@ -48,38 +47,45 @@ def _device_objection(index: int) -> str | None:
             "update the driver, or reinstall fastsample with an older nvcc on the PATH"
         )
     major, minor = torch.cuda.get_device_capability(index)
-    built = [(int(a.rstrip("a")[:-1]), int(a.rstrip("a")[-1]), a.endswith("a")) for a in _cuda.architectures.split()]
-    is_served = (major, minor) >= built[-1][:2] or any(
-        major == m and (minor == n if is_exact else minor >= n) for m, n, is_exact in built
-    )
+    built = [(is_ptx, divmod(int(number), 10)) for is_ptx, number in map(_split, _cuda.architectures.split())]
+    is_served = any((major, minor) >= own and (is_ptx or major == own[0]) for is_ptx, own in built)
     if not is_served:
-        names = ", ".join(f"sm_{a}" for a in _cuda.architectures.split())
+        names = ", ".join(a if _split(a)[0] else f"sm_{a}" for a in _cuda.architectures.split())
         return f"the extension was built for {names}, and the GPU is sm_{major}{minor}"
     return None
+
+
+def _split(architecture: str) -> tuple[bool, str]:
+    """Whether it is PTX, and its number: "compute_90" is, "90" is not."""
+    number = architecture.removeprefix("compute_")
+    return number != architecture, number
 
 
 def _version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
-# tops and sums: a value a chunk; moments: three a chunk, of statistics; ticket: a value a row, zero between launches
-_workspaces = Workspaces((torch.float32, torch.int64, torch.float32, torch.int32), zeroed=(3,))
-
-
 @lru_cache(None)
-def _multiprocessors(index: int) -> int:
-    return torch.cuda.get_device_properties(index).multi_processor_count
+def _blocks(index: int) -> int:
+    """Blocks of the first kernel that a device runs at once (csrc/cuda/kernel.cuh has as many registers for each)."""
+    device = torch.cuda.get_device_properties(index)
+    is_small = (device.major, device.minor) in ((8, 6), (8, 9)) or device.major >= 12
+    return device.multi_processor_count * (3 if is_small else 4)
 
 
-def sample(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None) -> None:
-    """Fill tokens [B] int64 and the tensors of `Stats`; how many rows are invalid only the device knows."""
+def sample(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None, splits: int | None = None) -> None:
+    """Fill tokens [B] int64 and the tensors of `Stats`; how many rows are invalid only the device knows.
+
+    splits: how many blocks share a row in the first kernel, where a benchmark wants to choose it.
+    """
     logits = case.logits
     with torch.cuda.device(logits.device):
         stream = torch.cuda.current_stream().cuda_stream
-        need = case.rows * -(-logits.shape[1] // CHUNK)
-        space = _workspaces.get(logits.device, stream, (need, need, 0 if stats is None else 3 * need, case.rows))
-        splits = _cuda.splits_for(case.rows, logits.shape[1], _multiprocessors(logits.device.index or 0))
-        work = (*(t.data_ptr() for t in space), splits)
+        chunks = case.rows * -(-logits.shape[1] // CHUNK)
+        # Of this call alone: what outlives a call comes from a graph's own memory in a capture, and is lost with it.
+        space = torch.empty((1 if stats is None else 2) * 12 * chunks, dtype=torch.uint8, device=logits.device)
+        splits = splits or _cuda.splits_for(case.rows, logits.shape[1], _blocks(logits.device.index or 0))
+        work = (space.data_ptr(), splits)
         code = _cuda.sample(arguments(case), tokens.data_ptr(), addresses(stats), work, stream)
     if code:
         raise RuntimeError(f"the CUDA kernel could not be launched: {_cuda.error_name(code)} (error {code})")

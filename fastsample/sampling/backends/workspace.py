@@ -1,4 +1,4 @@
-"""Scratch memory of the GPU backends: one set of tensors per device and stream, made again when a call needs more.
+"""Scratch memory of the Triton backend: one set of tensors per device and stream, made again when a call needs more.
 
 Calls on one stream follow each other on the device, so they can share it; two streams never do.
 """
@@ -12,11 +12,10 @@ from torch import Tensor
 
 
 class Workspaces:
-    """dtypes: of the tensors of a set; zeroed: which of them must start as zeros."""
+    """dtypes: of the tensors of a set."""
 
-    def __init__(self, dtypes: Sequence[torch.dtype], zeroed: Sequence[int] = ()) -> None:
+    def __init__(self, dtypes: Sequence[torch.dtype]) -> None:
         self._dtypes = dtypes
-        self._zeroed = frozenset(zeroed)
         self._kept: dict[tuple[torch.device, int], list[Tensor]] = {}
 
     def get(self, device: torch.device, stream: int, sizes: Sequence[int]) -> list[Tensor]:
@@ -28,10 +27,7 @@ class Workspaces:
         if not kept or any(t.numel() < size for t, size in zip(kept, sizes)):
             # Never smaller than before: calls that need more of one and less of another would take turns for ever.
             sizes = [max(size, t.numel()) for size, t in zip(sizes, kept)] if kept else sizes
-            kept = [
-                (torch.zeros if i in self._zeroed else torch.empty)(size, dtype=dtype, device=device)
-                for i, (size, dtype) in enumerate(zip(sizes, self._dtypes))
-            ]
+            kept = [torch.empty(size, dtype=dtype, device=device) for size, dtype in zip(sizes, self._dtypes)]
             if not is_capturing:
                 self._kept[key] = kept
         return kept

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ctypes as C
 import functools
+import hashlib
+import os
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
@@ -47,33 +50,57 @@ class Call(C.Structure):
 
 
 class Workspace(C.Structure):
-    _fields_ = (("pointers", C.c_void_p * 4), ("splits", C.c_int))
+    _fields_ = (("sums", C.c_void_p), ("tops", C.c_void_p), ("moments", C.c_void_p), ("splits", C.c_int))
 
 
 @functools.lru_cache(None)
 def compiled(arch: str, root: Path = ROOT) -> str:
-    """PTX of the kernel for every dtype; `root` holds csrc. Of a changed copy: of float32 with statistics alone."""
-    with tempfile.TemporaryDirectory() as folder:
-        out, source = Path(folder, "sample.ptx"), root / "csrc/cuda/sample.cu"
-        if root != ROOT:
+    """PTX of the kernels for every dtype, kept in the temporary folder; `root` holds csrc.
+
+    Of a changed copy: of float32 with statistics alone, and not kept.
+    """
+    if root != ROOT:
+        with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, "one.cu")
-            kernel = "sample_kernel<Dtype::kFloat32, true>(Call, Workspace)"
-            body = f"namespace fastsample::cuda {{ template __global__ void {kernel}; }}"
-            source.write_text(f'#include "{root}/csrc/cuda/kernel.cuh"\n{body}\n')
+            kernels = ("read_rows<Dtype::kFloat32, true>", "finish_rows<Dtype::kFloat32>")
+            lines = "".join(f"template __global__ void {kernel}(Call, Workspace);\n" for kernel in kernels)
+            head = f'#include "{root}/csrc/cuda/kernel.cuh"\n'
+            source.write_text(f"{head}namespace fastsample::cuda {{ {lines} }}\n")
+            return _nvcc(arch, source)
+    source = root / "csrc/cuda/sample.cu"
+    files = [source, *sorted((root / "csrc").rglob("*.*h"))]
+    key = hashlib.sha256(b"".join(file.read_bytes() for file in files) + arch.encode()).hexdigest()[:16]
+    kept = Path(tempfile.gettempdir()) / f"fastsample-{key}.ptx"
+    if not kept.exists():
+        part = kept.with_suffix(f".{os.getpid()}")
+        part.write_text(_nvcc(arch, source))
+        part.replace(kept)
+    return kept.read_text()
+
+
+def _nvcc(arch: str, source: Path) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder, "sample.ptx")
         flags = ["-std=c++17", "-O3", "--fmad=false", "-lineinfo", f"-arch=compute_{arch}", "-ptx"]
         subprocess.run(["nvcc", *flags, str(source), "-o", str(out)], check=True)
         return out.read_text()
 
 
-def sample(case: Case, tokens, stats: Stats | None, arch="90a", seed=1, splits=3, races=True, root: Path = ROOT):
-    """`backends.cuda.sample` on the emulator: its findings and counters."""
-    E = emulator()
+class Launched(NamedTuple):
+    """Both kernels: their findings together, and each with its counters."""
+
+    findings: list[str]
+    read: Any
+    finish: Any
+
+
+def sample(case: Case, tokens, stats: Stats | None, arch="90", seed=1, splits=3, races=True, root: Path = ROOT):
+    """`backends.cuda.sample` on the emulator."""
     module = loaded(compiled(arch, root))
-    chunks = -(-case.logits.shape[1] // CHUNK)
-    need = case.rows * chunks
-    written = [torch.empty(need), torch.empty(need, dtype=torch.int64), torch.empty(3 * need)]
-    ticket = torch.zeros(case.rows, dtype=torch.int32)
-    memory = [(case.logits, 1), *((t, 2) for t in written), (ticket, 0), (tokens, 2), *((t, 2) for t in stats or ())]
+    need = case.rows * -(-case.logits.shape[1] // CHUNK)
+    space = [torch.empty(need, dtype=torch.int64), torch.empty(need), torch.empty(3 * need)]
+    # What is read but not written (1), written before it is read (2), or both (0).
+    memory, outputs = [(case.logits, 1)], [(tokens, 2), *((t, 2) for t in stats or ())]
     call = Call(logits=case.logits.data_ptr(), dtype=DTYPE_CODES[case.logits.dtype], rows=case.rows)
     call.count, call.vocab = case.logits.shape
     call.row_stride, call.tokens = case.logits.stride(0), tokens.data_ptr()
@@ -89,23 +116,31 @@ def sample(case: Case, tokens, stats: Stats | None, arch="90a", seed=1, splits=3
             getattr(call, name).value = value
     if stats is not None:
         call.stats = (C.c_void_p * 6)(*(t.data_ptr() for t in stats))
-    space = Workspace((C.c_void_p * 4)(*(t.data_ptr() for t in written), ticket.data_ptr()), splits)
-    wanted = f"DtypeE{DTYPE_CODES[case.logits.dtype]}ELb{int(stats is not None)}E"
-    kernel = module.find(wanted)
+    work = Workspace(*(t.data_ptr() for t in space), splits)
+    code = f"DtypeE{DTYPE_CODES[case.logits.dtype]}E"
+    first = module.find(f"read_rowsILNS_5{code}Lb{int(stats is not None)}E")
+    how = (call, work, seed, races)
+    read = _launch(module, first, case.rows * splits, [*memory, *((t, 2) for t in space)], *how)
+    second = module.find(f"finish_rowsILNS_5{code}")
+    finish = _launch(module, second, case.rows, [*memory, *((t, 0) for t in space), *outputs], *how)
+    return Launched([*read.findings, *finish.findings], read, finish)
+
+
+def _launch(module, kernel: str, blocks: int, memory: list, call: Call, work: Workspace, seed: int, races: bool):
+    E = emulator()
     places = [offset for offset, _ in module.kernels[kernel]["params"]]
     blob = bytearray(places[1] + C.sizeof(Workspace))
-    for place, argument in zip(places, (call, space)):
+    for place, argument in zip(places, (call, work)):
         blob[place : place + C.sizeof(argument)] = bytes(argument)
     storages = [(t.untyped_storage(), flags) for t, flags in memory]
     allocations = (E.CAlloc * len(storages))(
         *(E.CAlloc(s.data_ptr(), s.nbytes(), flags, 0, f"arg{i}".encode()) for i, (s, flags) in enumerate(storages))
     )
-    shape = [(C.c_int * 3)(n, 1, 1) for n in (case.rows * splits, 256, 1)]
+    shape = [(C.c_int * 3)(n, 1, 1) for n in (blocks, 256, 1)]
     launch = E.CLaunch(*shape, int(races), 20, 32, 24, 1, 0, seed, 10**10)
     code = E.L.ptx_launch(
         module.h, kernel.encode(), C.byref(launch), bytes(blob), len(blob), allocations, len(storages)
     )
     if code < 0:
         raise RuntimeError("the emulator: " + E.L.ptx_error().decode())
-    assert not ticket.any(), "a ticket did not reset itself"
     return E.Result(code, E.L.ptx_report().decode(), 0.0)

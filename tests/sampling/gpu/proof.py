@@ -2,7 +2,8 @@
 
     python tests/sampling/gpu/proof.py [--draws 20000] [--backend cuda|triton]
 
-Every vector of the contract with all its draws, on each architecture; then hostile rows until the number is reached.
+Every vector of the contract with all its draws, on each architecture; then hostile rows until the number is reached:
+ties, flat rows and parameters out of range among them.
 Each backend has a process of its own.
 """
 
@@ -19,11 +20,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from sampling.cases import ROWS, vectors
+from sampling.cases import OUT_OF_RANGE, ROWS, vectors
 from sampling.gpu import cuda_ptx, draws, ptx
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-VOCABS = (1, 255, 257, 1000, 2049, 4097, 9000)  # one chunk, a tile and its tail, enough chunks to be flat
+# One chunk, a tile and its tail, enough chunks to be flat, more than a block lists.
+VOCABS = (1, 255, 257, 1000, 2049, 4097, 9000, 70_001)
 ROWS_A_LAUNCH = 32
 
 
@@ -34,7 +36,7 @@ def run(backend: str, arch: int, d: draws.Draws, seed: int) -> tuple[bool, list[
     how = dict(seed=seed % 5 + 1, splits=seed % 3 + 1, races=seed // 2 % 8 == 0)
     stats = stats if seed % 2 or d.case.logits.shape[1] > 65536 else None  # those sizes have kernels of their own
     if backend == "cuda":
-        findings = cuda_ptx.sample(d.case, tokens, stats, "90a" if arch == 90 else str(arch), **how).findings
+        findings = cuda_ptx.sample(d.case, tokens, stats, str(arch), **how).findings
     else:
         findings = ptx.sample(d.case, tokens, stats, arch, **how)
     return draws.differs(d, tokens, stats), findings
@@ -44,7 +46,19 @@ def hostile(seed: int) -> tuple[int, draws.Draws]:
     """An architecture and draws from a row. Kind, vocabulary and type go through all their combinations."""
     kind, place = ROWS[seed % len(ROWS)], seed // len(ROWS)
     dtype = torch.float32 if kind == "huge" else DTYPES[place % 3]
-    return ptx.ARCHITECTURES[place // 3 % 3], draws.draws(kind, VOCABS[place % len(VOCABS)], ROWS_A_LAUNCH, seed, dtype)
+    vocab = VOCABS[place % len(VOCABS)]
+    d = draws.draws(kind, vocab, ROWS_A_LAUNCH if vocab < 10_000 else 4, seed, dtype)
+    return ptx.ARCHITECTURES[place // 3 % 3], spoilt(d, seed) if seed % 4 == 0 else d
+
+
+def spoilt(d: draws.Draws, seed: int) -> draws.Draws:
+    """The same with a parameter out of range in every third row, whose token is -1 then."""
+    tokens, kept, columns = list(d.tokens), list(d.kept), {name: getattr(d.case, name).clone() for name in OUT_OF_RANGE}
+    for row in range(seed % 3, d.case.rows, 3):
+        name = list(OUT_OF_RANGE)[(seed // 4 + row) % len(OUT_OF_RANGE)]
+        columns[name][row] = OUT_OF_RANGE[name][row % len(OUT_OF_RANGE[name])]
+        tokens[row], kept[row] = -1, 0
+    return draws.Draws(f"{d.name}, spoilt", d.case._replace(**columns), tokens, kept)
 
 
 def prove(backend: str, wanted: int) -> int:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -50,15 +51,16 @@ def test_the_extension_is_harmless_without_a_driver():
     extension = pytest.importorskip(
         "fastsample.sampling.backends._cuda", reason="the CUDA extension was not built: nvcc was not found"
     )
-    assert extension.splits_for(1, 151_936, 132) == 19
-    assert extension.splits_for(1024, 151_936, 132) == 1
+    assert extension.splits_for(1, 151_936, 528) == 19  # no block without a chunk of its own
+    assert extension.splits_for(64, 151_936, 528) == 8  # 512 blocks and not 576, of which 48 would run alone
+    assert extension.splits_for(1024, 151_936, 528) == 1
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     call = (0, 0, 1, 1, 8, 8, *([0, 0] * 8))
-    code = extension.sample(call, 0, (0,) * 6, (0, 0, 0, 0, 1), 0)
+    code = extension.sample(call, 0, (0,) * 6, (0, 1), 0)
     assert code != 0
     assert extension.error_name(code)
-    many = extension.sample((0, 0, 1, 2**32 + 1, *call[4:]), 0, (0,) * 6, (0, 0, 0, 0, 1), 0)
+    many = extension.sample((0, 0, 1, 2**32 + 1, *call[4:]), 0, (0,) * 6, (0, 1), 0)
     assert "configuration" in extension.error_name(many)
 
 
@@ -67,18 +69,31 @@ def test_the_extension_is_harmless_without_a_driver():
     [
         (13000, (9, 0), None),
         (13020, (8, 7), None),
+        (13000, (10, 3), None),
+        (13000, (11, 0), None),
         (14000, (12, 1), None),
         (12040, (9, 0), "the driver knows CUDA 12.4, and the extension was built with 13.0; update the driver"),
-        (13000, (7, 5), "the extension was built for sm_80, sm_90a, sm_120, and the GPU is sm_75"),
-        (13000, (10, 0), "the extension was built for sm_80, sm_90a, sm_120, and the GPU is sm_100"),
+        (13000, (7, 5), "the extension was built for sm_80, sm_100, compute_90, and the GPU is sm_75"),
+        (13000, (8, 0), None),
     ],
 )
 def test_what_the_extension_cannot_run_on(monkeypatch, driver, capability, sentence):
-    """A driver of an older CUDA and an architecture without a binary are told, not tried."""
-    built = SimpleNamespace(architectures="80 90a 120", driver_version=lambda: driver, toolkit_version=lambda: 13000)
+    """A driver of an older CUDA and an architecture without a binary are told, not tried; PTX serves what is newer."""
+    names = "80 100 compute_90"
+    built = SimpleNamespace(architectures=names, driver_version=lambda: driver, toolkit_version=lambda: 13000)
     monkeypatch.setattr(cuda, "_cuda", built)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
     cuda._device_objection.cache_clear()
     found = cuda._device_objection(0)
     cuda._device_objection.cache_clear()
     assert found is None if sentence is None else found.startswith(sentence)
+
+
+def test_the_first_day_says_that_there_is_no_gpu():
+    """bench/gpu_first.py imports what it needs and ends with a sentence; its shell script can be read by bash."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    bench = Path(__file__).resolve().parents[3] / "bench"
+    said = subprocess.run([sys.executable, bench / "gpu_first.py"], capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stderr.strip()) == (1, "nothing was measured: there is no GPU here")
+    subprocess.run(["bash", "-n", bench / "gpu_first.sh"], check=True)

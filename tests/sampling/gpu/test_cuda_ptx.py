@@ -1,5 +1,6 @@
 """What only the CUDA kernel's compiled code has: maxima of two packed logits, tails read logit by logit."""
 
+import re
 import shutil
 
 import pytest
@@ -18,7 +19,7 @@ SPECIAL = (float("nan"), -float("nan"), float("inf"), -float("inf"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("arch", ["80", "90a", "120"])
+@pytest.mark.parametrize("arch", ["80", "90", "120"])
 def test_invalid_rows(arch, dtype):
     """A NaN or an infinity is seen in whichever lane, word or chunk it lies, and -inf alone is not a row."""
     places = [0, 1, 6, 7, 8, 15, 130, 255, 256, 258, 700, 1023, 1024, 4095, 4096, 8200]  # one and two turns of a block
@@ -42,12 +43,54 @@ def test_invalid_rows(arch, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_row_is_read_once(dtype):
-    """An invalid row ends with its statistics: exactly its sectors, and beside them maxima and temperature."""
+    """The first kernel asks for exactly the row's sectors, and beside them for its parameters, once a warp."""
     x = torch.zeros(1, 32768, dtype=dtype)
     x[0, 5] = float("inf")
     case = draws.case_of(x, draws.OFF, dict(seed=torch.ones(1).long(), stream=None, position=0, indices=None))
     tokens, _ = draws.blank(case)
     found = cuda_ptx.sample(case, tokens, None, splits=3, races=False)
     assert tokens.tolist() == [-1]
-    maxima, temperature = 128 * 4 // 32, 3 * 256 // 32  # a sector for each warp of three blocks
-    assert 0 < found.stat["ld_sectors"] - x.nbytes // 32 <= maxima + temperature
+    parameters = 5 * 3 * 256 // 32  # the four of the filters, and the temperature again for its factor; of three blocks
+    assert 0 < found.read.stat["ld_sectors"] - x.nbytes // 32 <= parameters
+
+
+MEMORY = r"\b(ld|st|atom|red)(\.volatile|\.relaxed|\.acquire)?(\.global|\.[usbf]\d|\.v\d)"
+
+
+def too_early(code: str, arch: str) -> list[str]:
+    """What a kernel does wrong in a chain of dependent launches.
+
+    The emulator runs one launch at a time and cannot show it, so the code itself is read: from sm_90 on the wait for
+    the launch before comes first, on every path; and no load is of the kind that takes memory for read-only.
+    """
+    found = ["a read-only load"] if "ld.global.nc" in code else []
+    for name, body in re.findall(r"\.entry (\w+)\(.*?\)(.*?)\n}", code, re.DOTALL):
+        before, wait, after = body.partition("griddepcontrol.wait;")
+        if int(arch) < 90:
+            found += [f"{name}: waits, and no launch says so"] if wait else []
+        elif not wait:
+            found.append(f"{name}: does not wait")
+        elif re.search(MEMORY, before) or re.search(r"\bbra\b|^\$", before, re.MULTILINE):
+            found.append(f"{name}: memory or a branch before the wait")
+        elif "griddepcontrol.launch_dependents;" not in after:
+            found.append(f"{name}: the next launch may not begin before this one ends")
+    return found
+
+
+@pytest.mark.parametrize("arch", ["80", "90", "120"])
+def test_dependent_launches(arch):
+    """Each of the nine kernels waits before it touches memory; an image of sm_80 has nothing to wait with."""
+    code = cuda_ptx.compiled(arch)
+    assert len(re.findall(r"\.entry ", code)) == 9
+    assert too_early(code, arch) == []
+
+
+def test_a_kernel_that_does_not_wait_is_seen():
+    """The check on code in which it must fail."""
+    code = cuda_ptx.compiled("90")
+    wait, load = "griddepcontrol.wait;", "ld.global.u32 %r1, [%rd1];\n"
+    assert "does not wait" in too_early(code.replace(wait, "", 1), "90")[0]
+    assert "before the wait" in too_early(code.replace(wait, load + wait, 1), "90")[0]
+    assert "may not begin" in too_early(code.replace("griddepcontrol.launch_dependents;", "", 1), "90")[0]
+    assert too_early(code.replace("ld.global.L1::no_allocate", "ld.global.nc", 1), "90") == ["a read-only load"]
+    assert "no launch says so" in too_early(code, "80")[0]

@@ -117,6 +117,30 @@ def test_hammer(backend):
     assert wrong.item() == 0
 
 
+@pytest.mark.slow
+def test_hammer_of_rows_that_were_just_written(backend):
+    """Logits overwritten by the launch before, 100,000 times, eagerly and in a graph: never the old ones' tokens."""
+    x, parameters = mixed_batch(vocab=4096)
+    rows = [x.cuda(), x.flip(0).contiguous().cuda()]
+    expected = [fastsample.sample(row.cpu(), **parameters).cuda() for row in rows]
+    parameters, logits = on_gpu(parameters), rows[0].clone()
+    wrong = torch.zeros((), dtype=torch.int64, device="cuda")
+
+    def both():
+        for row, tokens in zip(rows, expected):
+            torch.mul(row, 1, out=logits)
+            wrong.add_((fastsample.sample(logits, **parameters, backend=backend) != tokens).sum())
+
+    for _ in range(25_000):
+        both()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        both()
+    for _ in range(25_000):
+        graph.replay()
+    assert wrong.item() == 0
+
+
 def test_refusals(backend):
     """A CPU tensor, and a vocabulary over the limit: a sentence each."""
     with pytest.raises(ValueError, match=r"on (the CPU|cpu)"):

@@ -8,7 +8,7 @@ from .ptx import ROOT
 
 sys.path.insert(0, str(ROOT / "bench"))
 import kernel_cost
-from sass import Instruction, narrowest_load, slots, spills, streaming_loop
+from sass import Instruction, narrowest_load, slots, spills, streaming_loop, streaming_loops
 
 GOOD = dict(kernel="cuda float32", arch="sm_80", spills=0, load_bytes=16, instructions=20.0)
 
@@ -37,7 +37,7 @@ def test_each_rule_can_fail(change, sentence):
 def test_slots_follow_the_architecture():
     """128 / results per clock: float64 and 64-bit conversions differ most."""
     opcodes = ("FFMA", "IADD3", "SHFL.BFLY", "MUFU.EX2", "F2I.TRUNC.NTZ", "F2F.F64.F32", "DMUL")
-    assert [slots(o, "90a") for o in opcodes] == [1, 2, 4, 8, 2, 8, 2]
+    assert [slots(o, "90") for o in opcodes] == [1, 2, 4, 8, 2, 8, 2]
     assert [slots(o, "80") for o in opcodes] == [2, 2, 4, 8, 2, 8, 4]
     assert [slots(o, "120") for o in opcodes] == [1, 2, 4, 8, 2, 64, 64]
 
@@ -52,3 +52,25 @@ def test_the_loop_is_found_and_measured():
     assert narrowest_load(code, 16) == 16
     assert narrowest_load(code, 17) == 4
     assert narrowest_load(code, 99) == 0
+
+
+def test_each_way_to_read_has_its_loop():
+    """Two loops around wide loads, the shorter first, and none for a load that stands alone."""
+    opcodes = ["LDG.E.128", "FADD", "FADD", "BRA", "LDG.E.128", "FADD", "BRA", "LDG.E.128", "EXIT"]
+    code = [Instruction(16 * n, o, {3: "0x0", 6: "0x40"}.get(n, "")) for n, o in enumerate(opcodes)]
+    assert [len(loop) for loop in streaming_loops(code)] == [3, 4]
+
+
+def test_what_is_executed_can_be_too_much():
+    """Instructions, barriers and sweeps each have a limit of their own, and a new row is asked for."""
+    executed = pytest.importorskip("executed")
+    one = executed.Executed("top_p 0.9", 10_000, 13, 0.1)
+    assert not executed.complaints([one._replace(instructions=10_400)], [one])
+    for change, sentence in (
+        (dict(instructions=10_600), "10,600 warp instructions, 10,000 before"),
+        (dict(barriers=15), "15 barriers, 13 before"),
+        (dict(sweeps=0.3), "0.3 sweeps of the row, 0.1 before"),
+        (dict(row="another"), "another: not in executed.json"),
+    ):
+        [found] = executed.complaints([one._replace(**change)], [one])
+        assert sentence in found

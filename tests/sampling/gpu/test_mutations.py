@@ -21,56 +21,88 @@ pytestmark = [
 
 # name: (file, what stands there, what is planted)
 FAULTS = {
+    # What a block does together
     "no barrier before the sum is read": (
         "block.cuh",
         "if (lane_of() == 0) partial[warp_of()] = v;\n  sync_block();",
         "if (lane_of() == 0) partial[warp_of()] = v;",
     ),
-    "no barrier after the sum was read": ("block.cuh", "sync_block();  // the next call writes `partial`", ""),
+    "no barrier after the sum was read": ("block.cuh", "sync_block();  // the last call's sum may still be read", ""),
+    "a scan without its own warp": ("block.cuh", "return {before + through - v, total};", "return {before, total};"),
+    "a NaN is dropped": ("block.cuh", "max.NaN.f32", "max.f32"),
+    # The read
     "a tail that is read as if it were whole": (
         "statistics.cuh",
         "(j + 1) * kChunk <= row.vocab",
         "j * kChunk <= row.vocab",
     ),
-    "no fence before the ticket": (
-        "kernel.cuh",
-        "__threadfence();  // what this block wrote",
-        "// what this block wrote",
-    ),
-    "no barrier before the ticket": (
-        "kernel.cuh",
-        "must be seen by the last one\n    sync_block();",
-        "must be seen by the last one",
-    ),
-    "a ticket that does not reset itself": ("kernel.cuh", "space.ticket + b, splits - 1)", "space.ticket + b, splits)"),
-    "the last chunk is forgotten": ("kernel.cuh", "(call.vocab + kChunk - 1) / kChunk", "call.vocab / kChunk"),
     "a float32 sum": ("statistics.cuh", "uint64_t sum = 0;", "float sum = 0;"),
     "four weights in 32 bits": ("statistics.cuh", "kFit = 3", "kFit = 4"),
     "lanes that part at the last chunk": ("statistics.cuh", "j - group % (32 / kLanes) <", "j <"),
     "a chunk is passed over at a turn": ("statistics.cuh", "j += step", "j += step + 1"),
+    "the last chunk is forgotten": ("kernel.cuh", "(call.vocab + kChunk - 1) / kChunk", "call.vocab / kChunk"),
+    "no sums of a row without a filter": ("kernel.cuh", "(top_p < 1 || !(min_p > 0))", "top_p < 1"),
+    # Arithmetic and order
     "an fma that rounds twice": (
         "../contract.h",
         "return __fmaf_rn(a, b, c)",
         "return __fadd_rn(__fmul_rn(a, b), c)",
     ),
-    "the last of the ties is lost": ("logits.cuh", "i <= last", "i < last"),
-    "-0 below +0": ("logits.cuh", "x == 0 ? 0.0f : x", "x"),
-    "a NaN is dropped": ("block.cuh", "max.NaN.f32", "max.f32"),
     "another magic number": (
         "../contract.h",
         "const float magic = 0x1.8p23f + Shift",
         "const float magic = 0x1.8p22f + Shift",
     ),
-    "the wrong chunk is drawn": (
-        "kernel.cuh",
-        "before <= in_row && in_row < before + m",
-        "in_row < before + m",
+    "the last of the ties is lost": ("logits.cuh", "i <= last", "i < last"),
+    "-0 below +0": ("logits.cuh", "x == 0 ? 0.0f : x", "x"),
+    "a tail that is read again as if it were whole": (
+        "logits.cuh",
+        "(j + 1) * kChunk <= row.vocab",
+        "j * kChunk <= row.vocab",
     ),
-    "the desk is taken while it is read": ("cut.cuh", "sync_block();  // the desk may still be read", ""),
-    "min_p is exclusive": ("cut.cuh", "row_.factor) >= threshold", "row_.factor) > threshold"),
+    # The draw
+    "the wrong chunk is drawn": ("kernel.cuh", "before <= in_row && in_row < before + m)", "in_row < before + m)"),
+    "the first unit of a token is lost": (
+        "kernel.cuh",
+        "before <= at && at < before + w[e]",
+        "before < at && at < before + w[e]",
+    ),
     "the stream is ignored": ("kernel.cuh", "call.stream ? call.stream[b] : b", "b"),
-    "candidates beyond the desk": ("cut.cuh", "is_inside && at < kCapacity", "is_inside"),
-    "the target is passed by": ("cut.cuh", "is_one && reached >= target", "is_one && reached > target"),
+    # Candidates
+    "no barrier between weights and sums": (
+        "candidates.cuh",
+        "row_.tops[index / kChunk], row_.factor));\n    }\n    sync_block();",
+        "row_.tops[index / kChunk], row_.factor));\n    }",
+    ),
+    "a candidate adds nothing": (
+        "candidates.cuh",
+        "mass(static_cast<double>(before + desk_.weight[c]), scale)",
+        "mass(static_cast<double>(before), scale)",
+    ),
+    "candidates beyond the desk": ("candidates.cuh", "if (base + total > kCapacity) return region;", ""),
+    "the target is passed by": ("candidates.cuh", "goal <= before + me.adds", "goal < before + me.adds"),
+    "one token more than top_k": ("candidates.cuh", "rank + 1 == goal", "rank == goal"),
+    "what was put aside does not count": ("candidates.cuh", "*mass_above += above_high;", ""),
+    "min_p is exclusive": (
+        "shortlist.cuh",
+        "row_.factor) < threshold) continue",
+        "row_.factor) <= threshold) continue",
+    ),
+    "no barrier behind the gather": (
+        "shortlist.cuh",
+        "sync_block();\n    return desk_.n <= kCapacity;",
+        "return desk_.n <= kCapacity;",
+    ),
+    # Rows of any kind
+    "candidates that are still read": ("cut.cuh", "sync_block();  // the candidates may still be read", ""),
+    "min_p is exclusive in a flat row": ("cut.cuh", "row_.factor) >= threshold", "row_.factor) > threshold"),
+    "a lane's sum loses bits": ("cut.cuh", "sum & 0xffffffu", "sum & 0xfffffu"),
+    "counts among the weights": ("cut.cuh", "kInside = 48", "kInside = 36"),
+    "chunks that were not reached keep their sums": ("cut.cuh", "{ row_.sums[j] = 0; }", "{}"),
+    "only the first of the ties is kept": ("cut.cuh", ".before == taken - 1", ".before == 0"),
+    "one tie too many": ("cut.cuh", "added(at, of_it, i) >= goal", "added(at, of_it, i) > goal"),
+    "ties of an earlier chunk are not kept": ("cut.cuh", "j < at ? ties_of(packed)", "j < at ? 0"),
+    "the cut's own chunk keeps what it had": ("cut.cuh", "if (key < found.key) continue;", "continue;"),
 }
 
 
@@ -109,6 +141,7 @@ def probes():
     nan, many = torch.zeros(1, 40), torch.full((1, 256), -16.7)
     nan[0, 39], many[0, 0] = float("nan"), 0.0
     wide = torch.arange(9000.0)[None].remainder(97) * 0.1  # two turns of a block, or a part for each of two
+    noise = torch.randn(1, 4000, generator=torch.Generator().manual_seed(0))
     special = (
         ("a row of several blocks", wide, {}),
         ("a NaN that is not a half-warp's first", nan, {}),
@@ -116,12 +149,29 @@ def probes():
         ("exactly as near as min_p", torch.tensor([[0.0, -1.0] * 5]), dict(temperature=1.4426950408889634, min_p=0.5)),
         ("many small weights beside a large one", many, dict(top_p=0.999995)),
         ("more ties than candidates", torch.full((1, 3000), 2.0), dict(top_p=0.4)),
+        ("ties under a few others", torch.arange(3000.0)[None].remainder(700).clamp(max=9) * -0.5, dict(top_p=0.97)),
+        ("many as near as min_p", torch.tensor([[0.0, -1.0] * 700]), dict(temperature=1.4426950408889634, min_p=0.5)),
+        ("many candidates", noise, dict(top_k=200, top_p=0.9)),
+        ("a flat row", noise, dict(top_p=0.9)),
+        ("a large top_k of a flat row", noise, dict(top_k=1500, top_p=0.5)),
     )
     for name, x, filters in special:
         tokens, stats = draws.run("reference", x, **draws.OFF | filters, **draw)
         found.append(
             draws.Draws(name, draws.case_of(x, draws.OFF | filters, draw), tokens.tolist(), stats.kept.tolist())
         )
+    below = torch.cat([noise[:, :2000], noise[:, 2000:] * 0.1 - 6], 1)
+    for name, x, filters, n in (
+        ("more chunks than lanes", wide, dict(top_k=35), 16),
+        ("many of many ties", torch.full((1, 3000), 2.0), dict(top_p=0.4), 64),
+        ("a target that is met exactly", torch.zeros(1, 8), dict(top_p=0.5), 4),
+        ("top_k of many ties", torch.full((1, 3000), 2.0), dict(top_k=1500), 4),
+        ("chunks below the cut", below, dict(top_k=1500), 4),
+    ):
+        draw = {name: torch.arange(n) for name in ("seed", "stream", "position")} | {"indices": torch.zeros(n).long()}
+        tokens, stats = draws.run("reference", x, **draws.OFF | filters, **draw)
+        case = draws.case_of(x, draws.OFF | filters, draw)
+        found.append(draws.Draws(name, case, tokens.tolist(), stats.kept.tolist()))
     found += [draws.of_vector(v, 4) for v in odd + chosen[5::48]]
     return [*found, at_the_edges(range(10, 250, 30))]
 

@@ -1,4 +1,4 @@
-"""The GPU backends' scratch memory, on CPU tensors."""
+"""The Triton backend's scratch memory, on CPU tensors."""
 
 import torch
 
@@ -25,14 +25,6 @@ def test_calls_of_different_needs_do_not_take_turns():
     grown = spaces.get(CPU, 0, (8, 0))
     assert spaces.get(CPU, 0, (4, 12)) is grown
     assert spaces.get(CPU, 0, (8, 0)) is grown
-
-
-def test_tickets_start_as_zeros():
-    """The tensors that are named start as zeros, in every set."""
-    spaces = Workspaces((torch.int32, torch.int32), zeroed=(1,))
-    for size in (100, 1000):
-        assert spaces.get(CPU, 0, (size, size))[1].count_nonzero() == 0
-        spaces.get(CPU, 0, (size, size))[1].fill_(7)
 
 
 def test_a_capture_keeps_its_memory_for_itself(monkeypatch):

@@ -1,0 +1,128 @@
+"""What the CUDA kernel that finishes a row executes: warp instructions, barriers, bytes read, on the PTX emulator.
+
+    python bench/executed.py             print the table
+    python bench/executed.py --write     and store it in bench/executed.json and bench/executed.md
+    python bench/executed.py --check     fail where a row takes 5 % more than stored, 2 barriers, a tenth of a sweep
+    python bench/executed.py --only "top_p"
+
+Counted in the compiled PTX of compute_90, for one row of 151,936 logits in bfloat16 and its block of 256 threads. A
+sweep is as many bytes as the row has. No time is measured, and no GPU is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from rows import flat, zipf
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from sampling.cases import run  # noqa: E402
+from sampling.gpu import cuda_ptx, draws, ptx  # noqa: E402
+
+STORED = ROOT / "bench/executed.json"
+VOCAB = 151_936
+
+
+def model_like() -> torch.Tensor:
+    """[1, V] float32: noise, and 400 logits that stand out by six and more."""
+    g = torch.Generator().manual_seed(0)
+    x = 2.2 * torch.randn(1, VOCAB, generator=g)
+    at = torch.randint(VOCAB, (1, 400), generator=g)
+    return x.scatter_add_(1, at, 6 + torch.empty(1, 400).exponential_(1 / 3.0, generator=g))
+
+
+ROWS = {"model-like": model_like, "Zipf": lambda: zipf(1, VOCAB), "flat": lambda: flat(1, VOCAB)}
+SETTINGS = {
+    "no filter": ("model-like", dict(temperature=0.8)),
+    "greedy": ("model-like", dict(temperature=0.0)),
+    "top_k 50 + top_p 0.9": ("model-like", dict(temperature=0.8, top_k=50, top_p=0.9)),
+    "top_k 20 + top_p 0.95, T 0.6": ("model-like", dict(temperature=0.6, top_k=20, top_p=0.95)),
+    "top_p 0.9": ("model-like", dict(temperature=0.8, top_p=0.9)),
+    "min_p 0.05": ("model-like", dict(temperature=1.0, min_p=0.05)),
+    "Zipf, top_k 50 + top_p 0.9": ("Zipf", dict(temperature=0.8, top_k=50, top_p=0.9)),
+    "Zipf, top_p 0.95, T 1.0 (ties)": ("Zipf", dict(temperature=1.0, top_p=0.95)),
+    "flat, top_p 0.9": ("flat", dict(temperature=0.8, top_p=0.9)),
+    "flat, top_k 3000": ("flat", dict(temperature=0.8, top_k=3000)),
+}
+
+
+class Executed(NamedTuple):
+    row: str
+    instructions: int  # of warps
+    barriers: int
+    sweeps: float
+
+
+def executed(name: str) -> Executed:
+    """Counts of one draw, whose token and number of kept tokens must be the reference's."""
+    kind, filters = SETTINGS[name]
+    x = ROWS[kind]().to(torch.bfloat16)
+    one = torch.zeros(1, dtype=torch.int64)
+    randomness = dict(seed=one + 1, stream=one, position=one, indices=one)
+    parameters = draws.OFF | filters
+    tokens, _ = run("cpu", x, **parameters, **randomness)
+    case = draws.case_of(x, parameters, randomness)
+    found, _ = draws.blank(case)
+    launched = cuda_ptx.sample(case, found, None, races=False)
+    assert found.tolist() == tokens.tolist(), name
+    assert not launched.findings, (name, launched.findings)
+    stat = launched.finish.stat
+    return Executed(name, stat["warp_instructions"], stat["barriers"], round(stat["ld_bytes"] / x.nbytes, 2))
+
+
+def table(lines: list[Executed]) -> str:
+    head = ["row and filter", "warp instructions", "barriers", "sweeps of the row"]
+    body = [[one.row, f"{one.instructions:,}", str(one.barriers), f"{one.sweeps:.2f}"] for one in lines]
+    return "\n".join("| " + " | ".join(r) + " |" for r in (head, ["---"] * len(head), *body))
+
+
+def complaints(lines: list[Executed], stored: list[Executed]) -> list[str]:
+    """Rows that take more than what is stored, and rows that are not there."""
+    before = {one.row: one for one in stored}
+    found = []
+    for one in lines:
+        old = before.get(one.row)
+        if old is None:
+            found.append(f"{one.row}: not in {STORED.name}; --write puts it there")
+            continue
+        if one.instructions > 1.05 * old.instructions:
+            found.append(f"{one.row}: {one.instructions:,} warp instructions, {old.instructions:,} before")
+        if one.barriers > old.barriers + 1:
+            found.append(f"{one.row}: {one.barriers} barriers, {old.barriers} before")
+        if one.sweeps > old.sweeps + 0.1:
+            found.append(f"{one.row}: {one.sweeps} sweeps of the row, {old.sweeps} before")
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--only", default="", help="rows whose name holds this")
+    arguments = parser.parse_args()
+    missing = cuda_ptx.NO_NVCC if not shutil.which("nvcc") else ptx.MISSING if not ptx.EMULATOR.exists() else None
+    if missing:
+        print(f"nothing was counted: {missing}", file=sys.stderr)
+        return 0
+    lines = [executed(name) for name in SETTINGS if arguments.only in name]
+    print(table(lines))
+    if arguments.write and not arguments.only:
+        STORED.write_text(json.dumps([one._asdict() for one in lines], indent=1) + "\n")
+        text = f"# What finishing a row executes\n\n{table(lines)}\n\n{__doc__.split(chr(10) * 2)[2]}"
+        STORED.with_suffix(".md").write_text(text.rstrip() + "\n")
+    stored = [Executed(**one) for one in json.loads(STORED.read_text())] if arguments.check else []
+    found = complaints(lines, stored) if arguments.check else []
+    print("\n".join(found), file=sys.stderr)
+    return len(found) > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
