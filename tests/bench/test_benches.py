@@ -19,10 +19,12 @@ ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "bench"))
 import peers  # noqa: E402
 
-# Scripts with a test here (kernel_cost.py is run by .ci/run, whole); the others are modules that these import.
+# Scripts with a test here (kernel_cost.py and executed.py are run by .ci/run, whole); the others are modules that these import.
 SCRIPTS = {
     "attention.py",
+    "executed.py",
     "extractors.py",
+    "gpu_first.py",
     "head.py",
     "kernel_cost.py",
     "paths.py",
@@ -54,6 +56,14 @@ def test_every_script_is_known_here():
     assert "make cost" in (ROOT / ".ci/run").read_text().splitlines()
     for name in MODULES:
         assert "__main__" not in (ROOT / "bench" / name).read_text()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here: `make gpu` runs it whole")
+def test_gpu_first():
+    """Its sentence where there is no GPU; before it, what it needs of the package was found."""
+    done = subprocess.run([sys.executable, str(ROOT / "bench/gpu_first.py")], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr == "nothing was measured: there is no GPU here\n"
 
 
 @pytest.mark.slow
