@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "bench"))
 import peers  # noqa: E402
 
-# Scripts with a test here (kernel_cost.py and executed.py are run by .ci/run, whole); the others are modules that these import.
+# Scripts with a test here (kernel_cost.py and executed.py are run by .ci/run, whole); the others are modules of theirs.
 SCRIPTS = {
     "attention.py",
     "executed.py",
@@ -61,7 +61,8 @@ def test_every_script_is_known_here():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here: `make gpu` runs it whole")
 def test_gpu_first():
     """Its sentence where there is no GPU; before it, what it needs of the package was found."""
-    done = subprocess.run([sys.executable, str(ROOT / "bench/gpu_first.py")], capture_output=True, text=True, timeout=120)
+    command = [sys.executable, str(ROOT / "bench/gpu_first.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert done.stderr == "nothing was measured: there is no GPU here\n"
 
