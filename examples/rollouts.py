@@ -13,8 +13,8 @@ import torch
 import fastsample
 from fastsample.engines.local.engine import LocalEngine
 
-PROMPTS = ["3 + 4 =", "6 + 2 =", "9 - 5 =", "2 + 2 =", "8 - 1 =", "5 + 5 =", "7 - 3 =", "1 + 6 ="]
-ANSWERS = ["7", "8", "4", "4", "7", "10", "4", "7"]
+PROMPTS = ["3 + 4 =", "6 + 2 =", "9 - 5 =", "2 + 2 ="]
+ANSWERS = ["7", "8", "4", "4"]
 
 
 def rewards_of(batch, answers):

@@ -14,8 +14,10 @@ import torch
 ONE_THREAD = {
     "engines", "evaluation", "examples", "generating", "gpu", "hf", "models", "shared_prefix", "solving", "strategies"
 }  # fmt: skip
-# Processes of tests at once share the cores.
-torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
+# Processes of tests at once share the cores, as do the programs that they start: threads that wait for each other spin.
+SHARE = max(1, torch.get_num_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+torch.set_num_threads(SHARE)
+os.environ.setdefault("OMP_NUM_THREADS", str(SHARE))
 BROWSERS = ("chromium", "chromium-browser", "chromium-headless-shell", "google-chrome")
 
 
