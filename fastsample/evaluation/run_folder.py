@@ -44,9 +44,8 @@ FLUSH_LINES = 256
 FLUSH_SECONDS = 2.0
 COST_SECONDS = 10.0
 COSTS = ("seconds", "cpu_seconds", "steps", "prefill_tokens", "tokens")
-LOCK, PARTIAL = "run.lock", "config.json.part"
+LOCK, PARTIAL, PATHS = "run.lock", "config.json.part", "paths.jsonl"
 JOURNALS = ("samples.jsonl", "results.jsonl", "sessions.jsonl")
-PATHS = "paths.jsonl"
 
 
 class WritingError(OSError):
@@ -161,10 +160,12 @@ def check_run(folder: Path, config: dict[str, Any], *, resume: bool = False) -> 
     raises: RunError for a folder that holds something else, another configuration (with the differences), or a run
             that `resume` was not asked for
     """
-    if not (folder / "config.json").exists():
-        if os.path.lexists(folder) and not _is_unbegun(folder):
+    begun = (folder / "config.json").exists
+    if not begun():
+        if not os.path.lexists(folder) or _is_unbegun(folder):
+            return
+        if not begun():  # not by another process meanwhile either: config.json comes last, and stays
             raise RunError(f"{folder} is not empty and holds no run; choose another folder")
-        return
     stored, asked = read_config(folder), _plain(config)
     names = (stored.keys() | asked.keys()) - {"engine_reason"}
     # Not known before a model is loaded, nor by older runs.

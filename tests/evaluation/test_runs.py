@@ -309,6 +309,23 @@ def test_of_two_that_begin_at_once_one_does(tmp_path, monkeypatch):
     assert len(list(read_samples(tmp_path / "run"))) == 1
 
 
+def test_one_that_begins_while_another_looks_is_seen(tmp_path, monkeypatch):
+    """The folder and its config.json appear between the two looks of another process: it is a run, and held."""
+    folder, lexists, begun = tmp_path / "run", os.path.lexists, []
+
+    def meanwhile(path):
+        if not begun:
+            begun.append(None)
+            begun[0] = open_run(folder, CONFIG, ITEMS)
+        return lexists(path)
+
+    monkeypatch.setattr(os.path, "lexists", meanwhile)
+    with pytest.raises(RunError, match="another process"):
+        open_run(folder, CONFIG, ITEMS, resume=True)
+    begun[0].__exit__()
+    open_run(folder, CONFIG, ITEMS, resume=True).__exit__()
+
+
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
 def test_a_system_without_locks_says_so(tmp_path, monkeypatch, number):
     """A sentence instead of an error or of silence; the run is written all the same."""
