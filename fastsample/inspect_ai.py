@@ -19,7 +19,7 @@ from .serving.asked import Asked
 from .serving.desk import Desk
 from .serving.said import choices_of, finish_of, vote_of
 from .strategies.plan import temperatures_of
-from .strategies.question import Question, Settings
+from .strategies.question import TEMPERATURES, Question, Settings
 
 try:
     from inspect_ai.model import (
@@ -82,7 +82,7 @@ class VotingAPI(ModelAPI):
             lm = lm if device is None else lm.to(device)
         self.is_vote = any(value is not None for value in (temperatures, samples, rule))
         self.vote: dict[str, Any] = {
-            "temperatures": (0.0, 0.4, 0.8, 1.2) if temperatures is None else temperatures_of(temperatures),
+            "temperatures": TEMPERATURES if temperatures is None else temperatures_of(temperatures),
             "samples": samples or 5,
             "rule": rule or "majority",
             "cut_votes": cut_votes,

@@ -21,7 +21,7 @@ from .engines.local.engine import LocalEngine
 from .models import load
 from .solving.solve import solve_many
 from .strategies.plan import temperatures_of
-from .strategies.question import Question, Settings
+from .strategies.question import TEMPERATURES, Question, Settings
 from .strategies.records import elected
 
 try:
@@ -56,7 +56,7 @@ class VotingLM(LM):
         self,
         pretrained: str | None = None,
         *,
-        temperatures: str | float | Iterable[float] = (0.0, 0.4, 0.8, 1.2),
+        temperatures: str | float | Iterable[float] = TEMPERATURES,
         samples: int = 5,
         rule: str = "majority",
         extractor: str = "auto",

@@ -17,6 +17,14 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 SEVEN_TO_THREE = {ASSISTANT: {"4": 0.7, "5": 0.3}, "4": {END: 1.0}, "5": {END: 1.0}}
+# Lines of a letter, some with a digit; a blank line is one token here, and so is a byte.
+LINES = {
+    ASSISTANT: {"a": 0.5, "4": 0.3, "5": 0.2},
+    "a": {"a": 0.5, "Ċ": 0.3, "4": 0.2},
+    "4": {"Ċ": 0.6, END: 0.4},
+    "5": {"Ċ": 0.5, END: 0.5},
+    "Ċ": {"a": 0.6, "4": 0.3, "Ċ": 0.1},
+}
 WORDLESS = {ASSISTANT: {"a": 1.0}, "a": {END: 1.0}}
 BRIEF_OR_ENDLESS = {ASSISTANT: {"4": 0.6, "a": 0.4}, "4": {END: 1.0}, "a": {"a": 1.0}}
 

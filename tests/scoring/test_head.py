@@ -22,20 +22,13 @@ from fastsample.scoring.head import Head
 from fastsample.scoring.signals import Sigmoid
 from fastsample.scoring.verifiers import scorer_of
 
-LINES = {
-    bigram.ASSISTANT: {"a": 0.5, "4": 0.3, "5": 0.2},
-    "a": {"a": 0.5, "Ċ": 0.3, "4": 0.2},
-    "4": {"Ċ": 0.6, bigram.END: 0.4},
-    "5": {"Ċ": 0.5, bigram.END: 0.5},
-    "Ċ": {"a": 0.6, "4": 0.3, "Ċ": 0.1},
-}
 WORTH = {"4": 2.0, "5": -3.0, "a": 0.5, "Ċ": 1.0}  # of the last token of a leg
 
 
 @pytest.fixture(scope="module")
 def lines():
     tokenizer = bigram.bigram_tokenizer()
-    return bigram.bigram_model(tokenizer, LINES), tokenizer
+    return bigram.bigram_model(tokenizer, bigram.LINES), tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +140,7 @@ def test_a_run_is_not_gone_on_with_by_another_head(lines, head, tmp_path):
     replace(head, b=torch.tensor(1.0)).save(tmp_path / "h.safetensors")
     with pytest.raises(ValueError, match="another configuration"):
         evaluate(*lines, [Item("a", "2?", "4")], tmp_path / "run", resume=True, **strategy)
-    other = bigram.bigram_model(lines[1], LINES)
+    other = bigram.bigram_model(lines[1], bigram.LINES)
     with torch.no_grad():
         other.model.layers[0].mlp.up_proj.weight.add_(0.25)
     with pytest.raises(ValueError, match=r"is for bigram \(digest \w+\), got \S+ \(digest \w+\); train one with"):

@@ -19,15 +19,7 @@ from fastsample.evaluation.evaluate import evaluate
 from fastsample.evaluation.report import report_of
 from fastsample.strategies.question import Question, Settings
 
-# Lines of a letter, some with a digit; a blank line is one token here, and so is a byte.
-LINES = {
-    bigram.ASSISTANT: {"a": 0.5, "4": 0.3, "5": 0.2},
-    "a": {"a": 0.5, "Ċ": 0.3, "4": 0.2},
-    "4": {"Ċ": 0.6, bigram.END: 0.4},
-    "5": {"Ċ": 0.5, bigram.END: 0.5},
-    "Ċ": {"a": 0.6, "4": 0.3, "Ċ": 0.1},
-    "\\": {"4": 1.0},
-}
+LINES = {**bigram.LINES, "\\": {"4": 1.0}}
 BEAM = "beam:n=4,m=2,until=\\n,leg=8"
 SCORER = "signal:raw_logprob"
 
