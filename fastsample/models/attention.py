@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from ..shared_prefix.attention import TailPart, attend
+from ..shared_prefix.attention import Part
 
 NAME = "shared_prefix"
 
@@ -26,7 +26,7 @@ class SharingError(RuntimeError):
 class HandsOut(Protocol):
     """A cache that knows what it handed out in the running step."""
 
-    def part_of(self, key: Tensor, value: Tensor) -> TailPart | None:
+    def part_of(self, key: Tensor, value: Tensor) -> Part | None:
         """The part that belongs to these very tensors, once; None for any others."""
         ...
 
@@ -82,7 +82,7 @@ def shared_attention(
     if sliding_window is not None and sliding_window != part.window:
         raise SharingError(f"{name} has a window of {sliding_window}, its cache {part.window}")
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
-    return attend(query, part, scale, None if drops_softcap else softcap, s_aux), None
+    return part.attend(query, scale, None if drops_softcap else softcap, s_aux), None
 
 
 def shared_mask(*_: Any, attention_mask: Tensor | None = None, **__: Any) -> None:

@@ -19,6 +19,7 @@ from ..shared_prefix.tails import Tails, fills_holes
 from ..shared_prefix.visibility import Rows, View
 from . import compat
 from .attention import SharingError, is_stepping
+from .handed_out import HandedOut
 
 
 def prefix_of(cache: Any, length: int) -> SharedPrefix:
@@ -60,29 +61,24 @@ class _Batch:
         self.group = [number[id(row.prefix)] for row in rows]
 
 
-class SharedCache(Cache):
+class SharedCache(HandedOut, Cache):
     """The rows' tails, and which prefix each row continues. `template` is any prefix of the same model.
 
     The model's own attention may run over it too, slowly, as long as all rows have one prefix and one length.
     """
 
     def __init__(self, template: SharedPrefix) -> None:
+        HandedOut.__init__(self)
         self._batch = _Batch(())
         self._torn: str | None = None  # why nothing can be done with it any more
         self._written: set[int] = set()  # layers that the running forward pass has reached
         self._views: dict[int | None, View] = {}  # by window
-        # What `update` handed out in the running step, by the identity of the key tensor: attention must be given the
-        # very same objects. Hooks and compilers may drop attributes put on tensors; an entry holds its tensors, so
-        # that no id is reused while it is listed.
-        self._parts: dict[int, TailPart] = {}
-        self._asked: set[int] = set()  # the ids that attention has asked for
-        self.has_been_asked = False  # whether attention has ever asked
         layers: list[Any] = [
             compat.EmptyLayer() if layer is None else TailLayer(self, i, layer.window)
             for i, layer in enumerate(template.layers)
         ]
         self._tails = [layer for layer in layers if isinstance(layer, TailLayer)]
-        super().__init__(layers=layers)
+        Cache.__init__(self, layers=layers)
 
     @classmethod
     def fork(cls, stored: Stored, rows: int) -> SharedCache:
@@ -105,6 +101,11 @@ class SharedCache(Cache):
     def lengths(self) -> list[int]:
         """Tokens in the tail of each row."""
         return self._batch.lengths
+
+    @property
+    def group(self) -> list[int]:
+        """The number of the prefix that each row continues."""
+        return self._batch.group
 
     def add(self, stored: Stored, rows: int) -> None:
         """Append `rows` rows: with empty tails behind a prefix, with a copy of a path's own tokens behind a path."""
@@ -164,28 +165,18 @@ class SharedCache(Cache):
         result = self._part(layer, view) if is_stepping(self) else layer.everything(view)
         self._written.add(layer_idx)
         if len(self._written) == len(self._tails):
-            n = key_states.shape[2]
-            self._batch = _Batch([replace(row, length=row.length + n) for row in batch.rows])
-            self._written = set()
+            self.advance(key_states.shape[2])
         return result
 
-    def part_of(self, key: Tensor, value: Tensor) -> TailPart | None:
-        """What `update` handed out with these very tensors in the running step; None for any others."""
-        part = self._parts.get(id(key))
-        if part is None or part.keys is not key or part.values is not value:
-            return None
-        self._asked.add(id(key))
-        self.has_been_asked = True
-        return part
+    def advance(self, n: int) -> None:
+        """Every row's tail has n more tokens: all its layers have been written to."""
+        self._batch = _Batch([replace(row, length=row.length + n) for row in self.rows])
+        self._written = set()
 
-    @property
-    def is_ignored(self) -> bool:
-        """Whether something was handed out in the running step that attention has not asked for."""
-        return len(self._asked) < len(self._parts)
-
-    def forget(self) -> None:
-        """Let go of what the step handed out."""
-        self._parts, self._asked = {}, set()
+    def reserve(self, rows: int, columns: int) -> None:
+        """Storage for so many rows and tokens of a tail, see `Tails.reserve`."""
+        for layer in self._tails:
+            layer.reserve(layer.stored(0), rows, columns, self.lengths)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """transformers' name for `keep`."""
@@ -209,8 +200,7 @@ class SharedCache(Cache):
             first = 0 if seen.last is None else stored.keys.shape[2] - seen.last
             keys, values = stored.keys[:, :, first:], stored.values[:, :, first:]
             part.prefixes.append(PrefixPart(keys, values, seen.rows, seen.mask, seen.blind))
-        self._parts[id(part.keys)] = part
-        return part.keys, part.values
+        return self.hand_out(part)
 
 
 class TailLayer(Tails, CacheLayerMixin):  # type: ignore[misc]  # K/V are None there before the first step
@@ -248,6 +238,11 @@ class TailLayer(Tails, CacheLayerMixin):  # type: ignore[misc]  # K/V are None t
     def write(self, k: Tensor, v: Tensor, view: View, lengths: Sequence[int]) -> None:
         """As `Tails.write`; transformers looks at `is_initialized`."""
         super().write(k, v, view, lengths)
+        self.is_initialized = True
+
+    def reserve(self, like: PrefixLayer, rows: int, columns: int, lengths: Sequence[int]) -> None:
+        """As `Tails.reserve`."""
+        super().reserve(like, rows, columns, lengths)
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:

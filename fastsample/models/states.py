@@ -12,14 +12,19 @@ from . import compat
 
 
 class Pass(NamedTuple):
-    """What a forward pass gives for each row. logits: [B, V]; states: by layer, [B, hidden], of the watched layers."""
+    """What a forward pass gives for each row.
+
+    logits: [B, V]; states: by layer, [B, hidden], of the watched layers; told: what was drawn in the pass, where it was
+    """
 
     logits: Tensor
     states: Mapping[int, Tensor]
+    told: Sequence[Any] | None = None
 
     def rows(self, order: Sequence[int]) -> Pass:
         """The same for some of the rows."""
-        return Pass(self.logits[order], {layer: state[order] for layer, state in self.states.items()})
+        states = {layer: state[order] for layer, state in self.states.items()}
+        return Pass(self.logits[order], states, None if self.told is None else [self.told[b] for b in order])
 
     def state(self, layer: int | None, row: int) -> Tensor | None:
         """A copy of a row's own state, [hidden]; None without a layer, or where it was not watched yet."""

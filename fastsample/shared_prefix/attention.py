@@ -11,7 +11,7 @@ grouped queries cost no copy of K/V.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -30,6 +30,18 @@ LONG = 2048
 # Scores of one product. A step of 64 rows over 2,048 tokens: 248, 242, 230 ms with 2^17, 2^18, 2^20 (all of them); the
 # attention of 64 rows over 8,192: 15.6 ms with 2^20, 18.5 with 2^22.
 TILE = 1 << 20
+
+
+class Part(Protocol):
+    """What a step's rows look at in one layer: `keys` and `values` are what the model's attention is given for it."""
+
+    keys: Tensor
+    values: Tensor
+    window: int | None
+
+    def attend(self, query: Tensor, scale: float, softcap: float | None, sinks: Tensor | None) -> Tensor:
+        """query [B, H, n, D], sinks [H] or None; returns [B, n, H, Dv] in the dtype of the query."""
+        ...
 
 
 @dataclass(eq=False)
@@ -52,6 +64,10 @@ class TailPart:
     mask: Tensor | None  # [B, n, S] additive; None: everything is seen
     window: int | None
     prefixes: list[PrefixPart] = field(default_factory=list)
+
+    def attend(self, query: Tensor, scale: float, softcap: float | None, sinks: Tensor | None) -> Tensor:
+        """See `Part`."""
+        return attend(query, self, scale, softcap, sinks)
 
 
 def attend(query: Tensor, part: TailPart, scale: float, softcap: float | None, sinks: Tensor | None) -> Tensor:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .prefix import PrefixLayer
 from .sizes import allocated, ring_of, whole
 from .visibility import View
 
@@ -28,6 +29,7 @@ class Tails:
         self.window = window
         self.ring = None if window is None else ring_of(window)
         self.has_storage = False
+        self.is_reserved = False  # kept without a row too
 
     @property
     def nbytes(self) -> int:
@@ -50,6 +52,15 @@ class Tails:
             row = torch.arange(B, device=k.device)[:, None]
             self.keys[row, :, view.places] = k.transpose(1, 2)
             self.values[row, :, view.places] = v.transpose(1, 2)
+
+    def reserve(self, like: PrefixLayer, rows: int, columns: int, lengths: Sequence[int]) -> None:
+        """Storage for so many rows and columns before anything is written, kept from now on, also without a row.
+
+        like: a layer with the same heads; what is there and suffices stays where it is
+        """
+        self.is_reserved = True
+        columns = columns if self.ring is None else min(columns, self.ring)
+        self._make_room(like.keys, like.values, rows, columns, self.ring, lengths)
 
     def fill(self, first: int, count: int, end: int, k: Tensor, v: Tensor, lengths: Sequence[int]) -> None:
         """Let rows first ... first + count - 1 begin with tails of `end` tokens, of which k, v [1, H_kv, n, D] are the
@@ -102,7 +113,7 @@ class Tails:
             last = self.keys.shape[0] - 1  # rows added since the last step have no storage yet, and an empty tail
             index = torch.tensor([min(i, last) for i in order], device=self.keys.device)
             self._swap(self.keys[index], self.values[index], self.ring)
-        if not order:
+        if not order and not self.is_reserved:
             self._swap(self.keys[:0].clone(), self.values[:0].clone(), self.ring)
 
     def _make_room(

@@ -25,6 +25,7 @@ SCRIPTS = {
     "executed.py",
     "extractors.py",
     "gpu_first.py",
+    "gpu_step.py",
     "head.py",
     "kernel_cost.py",
     "paths.py",
@@ -65,6 +66,17 @@ def test_gpu_first():
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert done.stderr == "nothing was measured: there is no GPU here\n"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here: `make gpu` runs it whole")
+def test_gpu_step(tmp_path):
+    """Both steps of a small model, on the CPU."""
+    out = tmp_path / "steps.jsonl"
+    sizes = {"layers": 1, "hidden": 32, "heads": 2, "key-heads": 1, "width": 16, "vocab": 200, "prompt": 20, "steps": 3}
+    run("gpu_step.py", "--rows", "1,3", "--out", out, *(part for n, v in sizes.items() for part in (f"--{n}", v)))
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["rows"] for line in lines] == [1, 3]
+    assert all(line["graph_ms"] > 0 and line["launches_ms"] > 0 for line in lines)
 
 
 @pytest.mark.slow

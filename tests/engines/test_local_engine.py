@@ -6,7 +6,7 @@ import random
 
 import pytest
 import torch
-from plain import Letters, write
+from plain import PROMPTS, Letters, requests, write
 from tiny import VOCAB, tiny
 from transformers import LogitsProcessorList, NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
@@ -14,30 +14,12 @@ from fastsample.engines.base import Request
 from fastsample.engines.local.engine import LocalEngine
 from fastsample.engines.local.runners import ExpandedCacheRunner, RecomputeRunner, SharedPrefixRunner
 
-PROMPTS = (tuple(range(3, 33)), (1, 44, 9), (7,))
 ENGINES = [SharedPrefixRunner, ExpandedCacheRunner, RecomputeRunner]
 
 
 @pytest.fixture(scope="module")
 def model():
     return tiny("llama")
-
-
-def requests(n=9, **changes):
-    """Samples of three prompts at several temperatures and filters."""
-    return [
-        Request(
-            PROMPTS[i % 3],
-            temperature=(0.0, 0.7, 1.3)[(i % 2 + i // 6) % 3],
-            top_p=(1.0, 0.9)[i % 2],
-            top_k=(0, 0, 30)[i % 3],
-            min_p=(0.0, 0.02)[i // 5 % 2],
-            seed=11,
-            stream=i,
-            **{"max_new_tokens": 10 + 3 * i, **changes},
-        )
-        for i in range(n)
-    ]
 
 
 @pytest.mark.parametrize("kind", ENGINES)

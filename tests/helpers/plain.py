@@ -5,8 +5,27 @@ from __future__ import annotations
 import torch
 
 import fastsample
+from fastsample.engines.base import Request
 
+PROMPTS = (tuple(range(3, 33)), (1, 44, 9), (7,))
 FILTERS = ("temperature", "top_k", "top_p", "min_p", "seed")
+
+
+def requests(n=9, **changes):
+    """Samples of three prompts at several temperatures and filters."""
+    return [
+        Request(
+            PROMPTS[i % 3],
+            temperature=(0.0, 0.7, 1.3)[(i % 2 + i // 6) % 3],
+            top_p=(1.0, 0.9)[i % 2],
+            top_k=(0, 0, 30)[i % 3],
+            min_p=(0.0, 0.02)[i // 5 % 2],
+            seed=11,
+            stream=i,
+            **{"max_new_tokens": 10 + 3 * i, **changes},
+        )
+        for i in range(n)
+    ]
 
 
 def write(model, request, eos=(2,)):

@@ -126,7 +126,7 @@ def test_failed_step_can_be_taken_again(where, monkeypatch):
     hook = model.lm_head.register_forward_hook(fail) if where == "head" else None
     with monkeypatch.context() as patch:
         if hook is None:
-            patch.setattr(attention, "attend", fail)
+            patch.setattr(arithmetic, "attend", fail)
         with pytest.raises(MemoryError):
             engine.step(torch.tensor([9, 8, 7, 6]))
     if hook is not None:

@@ -16,6 +16,7 @@ from fastsample.engines.local.runners import SharedPrefixRunner
 from fastsample.models import attention, compat
 from fastsample.models.forward import Forward
 from fastsample.models.twin import Twin
+from fastsample.shared_prefix import attention as shared_attention
 
 IDS = torch.tensor([[3, 40, 17, 5]])
 
@@ -175,7 +176,7 @@ def test_an_interrupted_step_leaves_the_model_as_it_was(monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(attention, "attend", interrupt)
+        patch.setattr(shared_attention, "attend", interrupt)
         with pytest.raises(KeyboardInterrupt):
             runner.step(torch.tensor([5, 6]))
     assert state_of(model) == before
@@ -188,7 +189,7 @@ def test_the_model_can_be_used_beside_a_step(monkeypatch):
     want = model(IDS).logits
     runner = SharedPrefixRunner(model)
     runner.add(runner.prefill([3, 4, 5]), 1)
-    beside, attend = [], attention.attend
+    beside, attend = [], shared_attention.attend
 
     def while_attending(*args):
         if not beside:
@@ -197,6 +198,6 @@ def test_the_model_can_be_used_beside_a_step(monkeypatch):
             thread.join()
         return attend(*args)
 
-    monkeypatch.setattr(attention, "attend", while_attending)
+    monkeypatch.setattr(shared_attention, "attend", while_attending)
     runner.step(torch.tensor([5]))
     assert torch.equal(beside[0], want)

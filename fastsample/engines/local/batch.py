@@ -16,6 +16,7 @@ from ...token_stats import TokenStats
 from ..base import Sample
 from .detokenizer import Detokenizer
 from .legs import Delimiters
+from .told import pack, unpack
 
 COLUMNS = (
     ("temperature", torch.float32),
@@ -68,22 +69,25 @@ class Drawn:
 
 @dataclass(eq=False)
 class Columns:
-    """The parameters of `sample` for some rows, kept as long as the rows are the same; rows: their names."""
+    """The parameters of `sample` for some rows, all but the position; kept as long as the rows are the same.
+
+    rows: their names
+    """
 
     rows: list[int] = field(default_factory=list)
-    values: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, Tensor] = field(default_factory=dict)
 
-    def of(self, rows: Sequence[Row], device: torch.device) -> dict[str, Any]:
-        """The arguments of `sample` for these rows, [B] each."""
+    def of(self, rows: Sequence[Row], device: torch.device) -> dict[str, Tensor]:
+        """The arguments of `sample` for these rows, [B] each: the same dictionary while the rows are the same."""
         names = [row.name for row in rows]
         if names != self.rows:
             requests = [row.sample.request for row in rows]
-            values: dict[str, Any] = {
+            values = {
                 name: torch.tensor([getattr(r, name) for r in requests], dtype=dtype, device=device)
                 for name, dtype in COLUMNS
             }
             vars(self).update(rows=names, values=values)  # one call: no interrupt parts the two
-        return self.values | {"position": torch.tensor([row.position for row in rows], device=device)}
+        return self.values
 
 
 def unfinished(rows: Sequence[Row]) -> list[int]:
@@ -104,30 +108,37 @@ def first_logits(prefixes: Sequence[Prefix]) -> tuple[Tensor, Tensor]:
     return logits, torch.tensor([place[id(prefix)] for prefix in prefixes], device=logits.device)
 
 
-def draw(rows: Sequence[Row], logits: Tensor, indices: Tensor | None, columns: Columns) -> list[Drawn]:
-    """A token and its statistics for every row; row b reads logits[b] or logits[indices[b]] of [N, V]."""
+def draw(
+    rows: Sequence[Row], logits: Tensor, indices: Tensor | None, columns: Columns, told: Sequence[Any] | None = None
+) -> list[Drawn]:
+    """A token and its statistics for every row; row b reads logits[b] or logits[indices[b]] of [N, V].
+
+    told: what the step itself has drawn from these logits, if it has
+    """
     raw: dict[int, RawRow] = {}
     failures: dict[int, str] = {}
     if any(is_edited(row) for row in rows):
         logits, raw, failures = edit_all(rows, logits, indices)
         indices = None
-    arguments = columns.of(rows, logits.device)
-    try:
-        tokens, stats = sample(logits, indices=indices, return_stats=True, **arguments)
-    except ValueError:  # rows without a valid logit, on a CPU; elsewhere their token is -1
-        logits, found = without_invalid(len(rows), logits, indices)
-        failures = found | failures
-        tokens, stats = sample(logits, indices=indices, return_stats=True, **arguments)
-    chosen = tokens.tolist()
-    if min(chosen) < 0:
+    if told is None:
+        arguments: dict[str, Any] = dict(columns.of(rows, logits.device), indices=indices, return_stats=True)
+        arguments["position"] = torch.tensor([row.position for row in rows], device=logits.device)
+        try:
+            tokens, stats = sample(logits, **arguments)
+        except ValueError:  # rows without a valid logit, on a CPU; elsewhere their token is -1
+            logits, found = without_invalid(len(rows), logits, indices)
+            failures = found | failures
+            tokens, stats = sample(logits, **arguments)
+        told = unpack(pack(tokens, stats))
+    if min(token for token, _ in told) < 0:
         failures = without_invalid(len(rows), logits, indices)[1] | failures
-    columns_of_stats = (column.tolist() for column in stats[: len(TokenStats._fields)])
-    known = [TokenStats(*values) for values in zip(*columns_of_stats)]
+    told = list(told)
     for b, before in raw.items():
-        known[b] = before.stats_of(chosen[b], known[b].logprob)
+        token, stats_of_edited = told[b]
+        told[b] = token, before.stats_of(token, stats_of_edited.logprob)
     return [
         Drawn(failure=failures[b]) if b in failures else Drawn(token, token_stats)
-        for b, (token, token_stats) in enumerate(zip(chosen, known))
+        for b, (token, token_stats) in enumerate(told)
     ]
 
 

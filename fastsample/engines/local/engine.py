@@ -27,7 +27,7 @@ from ...models.forward import Prefix
 from ...models.states import Pass, layer_of
 from ..base import Parked, Request, Sample, Traits, numbered
 from ..checks import check_ids, check_request
-from .batch import Columns, Row, draw, first_logits, unfinished
+from .batch import Columns, Row, draw, first_logits, is_edited, unfinished
 from .detokenizer import Detokenizer
 from .legs import Delimiters
 from .memory import memory_explained
@@ -231,9 +231,12 @@ class LocalEngine:
         """A forward pass, unless its logits are there already, and what becomes of every row."""
         rows, last = self._rows, self._pass
         if last is None:
-            tokens = torch.tensor([row.sample.tokens[-1] for row in rows], device=self.runner.device)
-            logits = self.runner.step(tokens, [row.position - 1 - row.prefix.length for row in rows])
-            last = Pass(logits, self.runner.states)
+            tokens = torch.tensor([row.sample.tokens[-1] for row in rows])
+            lengths = [row.position - 1 - row.prefix.length for row in rows]
+            is_plain = not any(row.ending is not None or is_edited(row) for row in rows)
+            columns = self._columns.of(rows, self.runner.device) if is_plain else None
+            logits = self.runner.step(tokens, lengths, columns)
+            last = Pass(logits, self.runner.states, self.runner.told)
             vars(self).update(_pass=last, steps=self.steps + 1)
         logits = last.logits
         writing = [b for b, row in enumerate(rows) if row.ending is None]
@@ -241,7 +244,7 @@ class LocalEngine:
         outcomes = [closed(rows[b], self._park(rows[b], b, logits)) for b in closing]
         if writing:
             indices = None if len(writing) == len(rows) else torch.tensor(writing, device=logits.device)
-            drawn = draw([rows[b] for b in writing], logits, indices, self._columns)
+            drawn = draw([rows[b] for b in writing], logits, indices, self._columns, last.told)
             for b, token in zip(writing, drawn):
                 outcomes.append(after_draw(rows[b], token))
                 if outcomes[-1].is_kept_as_it_is:  # the token that ended it was not read, and is not to be

@@ -49,6 +49,7 @@ class ExpandedCacheRunner:
         self.forward = Forward(model, prepack=prepack)
         self._rows: list[tuple[int, _Cohort]] = []  # replaced as a whole
         self.states: Mapping[int, Tensor] = {}
+        self.told = None  # it does not draw
 
     @property
     def device(self) -> torch.device:
@@ -77,7 +78,9 @@ class ExpandedCacheRunner:
         self._rows = self._rows + [(name, cohort) for name in names]
 
     @torch.inference_mode()
-    def step(self, tokens: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
+    def step(
+        self, tokens: Tensor, lengths: Sequence[int] | None = None, columns: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
         """See `Runner`: one forward pass for each group of rows that were added together.
 
         A step that fails leaves the caches as they were, and one that is asked for again gives what it gave.
@@ -87,7 +90,9 @@ class ExpandedCacheRunner:
         parts, where = [], []
         for cohort in cohorts.values():
             rows = [place[name] for name in cohort.state.rows]
-            parts.append(self._step(cohort, tokens[rows, None], None if lengths is None else lengths[rows[0]]))
+            parts.append(
+                self._step(cohort, tokens[rows, None].to(self.device), None if lengths is None else lengths[rows[0]])
+            )
             where += rows
         layers = set.intersection(*(set(part.states) for part in parts))
         self.states = {layer: _placed([part.states[layer] for part in parts], where) for layer in layers}

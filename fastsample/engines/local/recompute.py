@@ -35,6 +35,7 @@ class RecomputeRunner:
         self.twin = Twin(model, is_fast=False)
         self._rows: list[_Row] = []  # replaced as a whole
         self.states: Mapping[int, Tensor] = {}
+        self.told = None  # it does not draw
 
     @property
     def device(self) -> torch.device:
@@ -67,7 +68,9 @@ class RecomputeRunner:
         """See `Runner`."""
         self._rows = self._rows + [_Row(next(_names), prefix.cache, prefix.cache) for _ in range(count)]
 
-    def step(self, tokens: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
+    def step(
+        self, tokens: Tensor, lengths: Sequence[int] | None = None, columns: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
         """See `Runner`: one forward pass for each length of text."""
         ends = [len(r.ids) if lengths is None else len(r.base) + lengths[b] for b, r in enumerate(self._rows)]
         rows = [row._replace(ids=(*row.ids[:end], token)) for row, end, token in zip(self._rows, ends, tokens.tolist())]

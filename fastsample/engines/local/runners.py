@@ -17,6 +17,7 @@ from ...models.forward import OnPrefill, Prefix
 from .expanded import ExpandedCacheRunner
 from .recompute import RecomputeRunner
 from .shared import SharedPrefixRunner
+from .told import Told
 
 __all__ = ["ExpandedCacheRunner", "RecomputeRunner", "Runner", "SharedPrefixRunner"]
 
@@ -28,12 +29,14 @@ class Runner(Protocol):
     cost:      what being served by it costs, in words; "" for the best
     is_shared: whether rows can be added one by one without a forward pass of their own for each addition
     states:    by watched layer, [B, hidden]: behind it, at the newest token of every row; of the last step
+    told:      what the last step has drawn itself, where it was given columns and could; else None
     """
 
     name: ClassVar[str]
     cost: ClassVar[str]
     is_shared: ClassVar[bool]
     states: Mapping[int, Tensor]
+    told: Told | None
 
     @property
     def device(self) -> torch.device:
@@ -60,9 +63,13 @@ class Runner(Protocol):
         """Append `count` rows that continue `prefix`, a prompt or what was parked."""
         ...
 
-    def step(self, tokens: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
+    def step(
+        self, tokens: Tensor, lengths: Sequence[int] | None = None, columns: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
         """tokens: [B] int64, the newest token of every row; returns the next logits, [B, V].
 
+        They may be overwritten by the next step.
+        columns: the parameters that the next tokens would be drawn by, all but the position, in case it can do so
         lengths: how many tokens each row has taken behind its prefix so far, as the caller has seen it: a step whose
                  result never reached the caller is taken again. None: all that were given
         """

@@ -20,6 +20,7 @@ from ...models.attention import SharingError
 from ...models.config import vocabulary
 from ...models.twin import Twin
 from ...torch_ops import onednn
+from .graphed import GraphedRunner
 from .runners import ExpandedCacheRunner, RecomputeRunner, Runner, SharedPrefixRunner
 
 LADDER = (SharedPrefixRunner, ExpandedCacheRunner, RecomputeRunner)
@@ -71,7 +72,8 @@ def runner_for(model: Any, *, prepack: bool = False) -> Runner:
     if service.reason is not None and model not in _told:
         has_been_told(model)
         fallback.warn(service.reason)
-    runner: Runner = service.kind(model, prepack=prepack)
+    is_graphed = service.kind is SharedPrefixRunner and model.device.type == "cuda"
+    runner: Runner = (GraphedRunner if is_graphed else service.kind)(model, prepack=prepack)
     return runner
 
 
@@ -132,7 +134,7 @@ def _disagreement(model: Any, kind: Any) -> str | None:
             if step == 2:
                 runner.add(prefixes[1], 1)
             alive = rows[: 2 if step < 2 else 3]
-            logits = runner.step(torch.tensor([row[-1] for row in alive], device=runner.device))
+            logits = runner.step(torch.tensor([row[-1] for row in alive]))
             got += list(logits)
             texts += [tuple(row) for row in alive]
             for row in alive:

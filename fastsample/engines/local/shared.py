@@ -12,6 +12,7 @@ from ...models import attention
 from ...models.cache import SharedCache, prefix_of
 from ...models.forward import Forward, OnPrefill, Prefix
 from ...shared_prefix.segments import Stored, root_of, segment_of, shortened
+from .told import Told
 
 BLOCK = 512  # tokens of a path that are read in one forward pass
 
@@ -27,6 +28,7 @@ class SharedPrefixRunner:
         self.forward = Forward(model, prepack=prepack)
         self.cache: SharedCache | None = None
         self.states: Mapping[int, Tensor] = {}
+        self.told: Told | None = None
 
     @property
     def device(self) -> torch.device:
@@ -56,7 +58,9 @@ class SharedPrefixRunner:
         self.cache.add(prefix.cache, count)
 
     @torch.inference_mode()
-    def step(self, tokens: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
+    def step(
+        self, tokens: Tensor, lengths: Sequence[int] | None = None, columns: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
         """See `Runner`. A step that fails can be taken again: it writes to the same places."""
         cache = self.cache
         assert cache is not None
@@ -69,12 +73,16 @@ class SharedPrefixRunner:
             cache.rewind([base + length for base, length in zip(bases, lengths)])
         before = cache.lengths
         try:
-            logits = self._read(cache, tokens[:, None])
-            self.states = self.forward.twin.watched.last()
-            return logits
+            return self._advance(cache, tokens, columns)
         except BaseException:
             cache.rewind(before)
             raise
+
+    def _advance(self, cache: SharedCache, tokens: Tensor, columns: Mapping[str, Tensor] | None) -> Tensor:
+        """The step itself; sets `states` and `told`."""
+        logits = self._read(cache, tokens[:, None].to(self.device))
+        self.states, self.told = self.forward.twin.watched.last(), None
+        return logits
 
     @torch.inference_mode()
     def keep(self, order: Sequence[int]) -> None:
