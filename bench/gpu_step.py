@@ -6,7 +6,8 @@
 The numbers are those of Qwen3-4B. `graph_ms` is the clock's time of a step of the engine, everything included: the
 draw, the transfer and Python. `launches_ms` is the same without a graph. `attention_us` is the attention of one layer
 in a graph, and `roofline_us` what reading its K/V once takes at the bandwidth that is given. Medians, bfloat16. A line
-of JSON for each number of rows goes to FILE as it is known. Without a GPU, the CPU runs both steps, to show that they do.
+of JSON for each number of rows goes to FILE as it is known.
+Without a GPU, the CPU runs both steps, to show that they run.
 """
 
 from __future__ import annotations

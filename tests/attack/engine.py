@@ -24,6 +24,8 @@ from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from fastsample.engines.base import Request, Sample
 from fastsample.engines.local.engine import LocalEngine
+from fastsample.engines.local.graphed import GraphedRunner
+from fastsample.engines.local.runners import SharedPrefixRunner
 from fastsample.engines.local.selection import LADDER, has_been_told, objection
 
 WHAT = "schedules of submit, cancel, bad requests, failing passes, no memory and Ctrl-C, every runner, 12 architectures"
@@ -51,7 +53,8 @@ class Model:
     @cached_property
     def runners(self) -> list[Any]:
         """Those that give what the model gives; the last one always does."""
-        return [kind for kind in LADDER if kind is LADDER[-1] or objection(self.model, kind) is None]
+        served = [kind for kind in LADDER if kind is LADDER[-1] or objection(self.model, kind) is None]
+        return [*served, GraphedRunner] if SharedPrefixRunner in served else served
 
     def request(self, number: int) -> Request:
         """Number 0 to 35."""
@@ -77,6 +80,11 @@ class Model:
         if number not in self.alone:
             self.alone[number] = write(self.model, self.request(number))
         return self.alone[number]
+
+
+def name_of(kind: Any) -> str:
+    """Of a runner, as it is counted."""
+    return "the step of a graph" if kind is GraphedRunner else str(kind.name)
 
 
 class Thrown(TorchDispatchMode):
@@ -216,4 +224,4 @@ def turn(models: list[Model], choose: random.Random) -> Counter[str]:
     model = choose.choice(models)
     schedule = Schedule(model, choose)
     counts = schedule.run()
-    return counts + Counter({f"schedules by {schedule.kind.name}": 1})
+    return counts + Counter({f"schedules by {name_of(schedule.kind)}": 1})

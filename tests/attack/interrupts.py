@@ -16,6 +16,7 @@ import torch
 from interrupts import CASES, Interrupts, Scenario, interrupted, points, state_of
 from tiny import tiny
 
+from attack.engine import name_of
 from attack.turns import Turn
 
 WHAT = "Ctrl-C before each line of the package that an engine runs, then going on, every runner"
@@ -53,4 +54,4 @@ def turn(prepared: list[tuple[Case, int]], choose: Turn) -> Counter[str]:
     found = interrupted(case.model, case.kind, at, case.want, case.state)
     assert found is None, f"{case.name} by {case.kind.__name__}, {found}"
     is_last = (choose.number + 1) % len(prepared) == 0
-    return Counter({"interrupts": 1, f"of {case.kind.name}": 1, "times through all of them": int(is_last)})
+    return Counter({"interrupts": 1, f"of {name_of(case.kind)}": 1, "times through all of them": int(is_last)})

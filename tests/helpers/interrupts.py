@@ -12,13 +12,14 @@ from tiny import OWN_CACHES
 import fastsample
 from fastsample.engines.base import Request
 from fastsample.engines.local.engine import LocalEngine
+from fastsample.engines.local.graphed import GraphedRunner
 from fastsample.engines.local.runners import ExpandedCacheRunner, RecomputeRunner, SharedPrefixRunner
 
 PACKAGE = str(Path(fastsample.__file__).parent)
 PROMPTS = ((5, 6, 7, 8), (9, 4))
 RECURRENT = RecomputeRunner if "mamba" in OWN_CACHES else ExpandedCacheRunner
 CASES = [("llama", SharedPrefixRunner), ("mistral", SharedPrefixRunner), ("llama", ExpandedCacheRunner),
-         ("mamba", RECURRENT), ("llama", RecomputeRunner)]  # fmt: skip
+         ("mamba", RECURRENT), ("llama", RecomputeRunner), ("mistral", GraphedRunner)]  # fmt: skip
 
 
 class Interrupts:

@@ -13,7 +13,7 @@ from torch import nn
 
 from fastsample.engines.local import selection
 from fastsample.engines.local.runners import SharedPrefixRunner
-from fastsample.models import attention, compat
+from fastsample.models import compat
 from fastsample.models.forward import Forward
 from fastsample.models.twin import Twin
 from fastsample.shared_prefix import attention as shared_attention
