@@ -25,6 +25,41 @@ class TokenStats(NamedTuple):
 NO_STATS = TokenStats(nan, nan, nan, nan)  # of a token that was not drawn
 
 
+class TopTokens(NamedTuple):
+    """The likeliest tokens of one place by the model's own row: temperature 1, nothing filtered; the likeliest first.
+
+    ids: token ids; logprobs: of each, in nats
+    """
+
+    ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+
+    def first(self, count: int) -> TopTokens:
+        """The first of them."""
+        return TopTokens(self.ids[:count], self.logprobs[:count])
+
+
+NO_TOPS = TopTokens()  # of a token that was not drawn, and of a prompt's first, which nothing stands before
+
+
+class PromptStats(NamedTuple):
+    """What the model says of a prompt's own tokens, each behind those before it: temperature 1, nothing filtered.
+
+    logprobs: of each token, in nats; NaN for the first
+    tops:     the likeliest tokens of each place, NO_TOPS for the first; most: how many were asked for
+    """
+
+    logprobs: tuple[float, ...]
+    tops: tuple[TopTokens, ...]
+    most: int
+
+    def first(self, count: int) -> PromptStats:
+        """The same with fewer of the likeliest."""
+        if count == self.most:
+            return self
+        return PromptStats(self.logprobs, tuple(top.first(count) for top in self.tops), count)
+
+
 class MeanStats(NamedTuple):
     """The means over a sample's tokens, in nats; None where there is none (no token, or a value that is not finite)."""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeGuard
 
-from ..token_stats import MeanStats, TokenStats
+from ..token_stats import MeanStats, PromptStats, TokenStats, TopTokens
 
 UNTOLD = -1  # in place of a token id that an engine does not tell: the token counts all the same
 
@@ -37,6 +37,9 @@ class Request:
     eos:              token ids that end the sample; None = the model's own, () = none
     logits_processor: called with [1, L] ids and [1, V] scores of this sample alone; returns the scores to draw from
     key:              the caller's own name for the request, passed through
+    top_logprobs:     tell so many of the likeliest tokens of every step: Sample.tops
+    prompt_logprobs:  tell what the model says of the prompt's own tokens, with as many of the likeliest of each:
+                      Sample.prompt_stats
 
     A text may be written leg by leg, by an engine that parks:
     after:            continue this parked text; `prompt` still holds all ids so far, after.length of them
@@ -62,6 +65,8 @@ class Request:
     eos: tuple[int, ...] | None = None
     logits_processor: Callable[[Any, Any], Any] | None = None
     key: Hashable = None
+    top_logprobs: int = 0
+    prompt_logprobs: bool = False
     after: Parked | None = None
     append: tuple[int, ...] = ()
     until: tuple[str, ...] = ()
@@ -99,6 +104,8 @@ class Sample:
     text:     the decoded text; without EOS and without the stop string that ended it
     finish:   None while it is written, then "eos", "stop", "until", "length", "cancelled" or "failed"
     stats:    of each token; NO_STATS of the appended ones
+    tops:     the likeliest tokens in place of each token, where request.top_logprobs asks for them; else empty
+    prompt_stats: of the prompt's tokens, where request.prompt_logprobs asks for them
     error:    why it failed, in one sentence; the samples beside it go on
     appended: so many of the tokens were put there and not drawn
     ended_by: the until-id that was drawn and ended it; it is not among the tokens
@@ -113,6 +120,8 @@ class Sample:
     text: str = ""
     finish: str | None = None
     stats: list[TokenStats] = field(default_factory=list)
+    tops: list[TopTokens] = field(default_factory=list)
+    prompt_stats: PromptStats | None = None
     error: str | None = None
     appended: int = 0
     ended_by: int | None = None
@@ -148,6 +157,7 @@ class Traits:
     reason:    why it is slower than it could be and what that costs, in one sentence; None where it is not
     parks:     whether it is a `ParkingEngine`
     states:    whether it gives hidden states, `Request.layer`
+    tops:      whether it tells the likeliest tokens, `Request.top_logprobs` and `Request.prompt_logprobs`
     token_ids: whether prompts are token ids of the model, and a sample's tokens its real ids
     """
 
@@ -159,6 +169,7 @@ class Traits:
     reason: str | None = None
     parks: bool = False
     states: bool = False
+    tops: bool = False
     token_ids: bool = True
 
 

@@ -44,6 +44,16 @@ def check_request(request: Request, context: int, tokenizer: Any, vocabulary: in
             raise ValueError(f"{name} strings must not be empty, got ''; leave it out")
         if strings and tokenizer is None:
             raise ValueError(f"{name} strings need the tokenizer, got {strings!r} without one; pass the tokenizer")
+    most = vocabulary or request.top_logprobs
+    if type(request.top_logprobs) is not int or not 0 <= request.top_logprobs <= most:
+        raise ValueError(
+            f"top_logprobs must be a whole number in [0, {vocabulary or 'the vocabulary'}], got "
+            f"{request.top_logprobs!r}; 5 tells the five likeliest tokens of every step"
+        )
+    if request.prompt_logprobs and request.after is not None:
+        raise ValueError(
+            "prompt_logprobs are of a prompt that is read, and `after` continues one that was; leave one out"
+        )
     both = sorted(set(request.stop) & set(request.until))
     if both:
         raise ValueError(f"a string must be in stop or in until, got {both[0]!r} in both; take it out of one")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..engines.base import Sample
+from ..token_stats import NO_TOPS, PromptStats, TopTokens
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,11 @@ class Batch:
     texts:        B texts; finish: B of "eos", "stop", "length", "cancelled", "failed"
     errors:       why a sample failed, by row
     n, seed:      (seed, streams [B] int64) name the rows: the same ones write the same texts again
+
+    Where they were asked for, else None; of the model alone as raw_logprobs, the K likeliest with the likeliest first:
+    top_ids, top_logprobs: [B, L, K] int64 and float32: what was likeliest in place of each token
+    prompt_logprobs: [P, W] float32, nats: of the prompt's tokens; NaN at its first, 0 in front of it
+    prompt_top_ids, prompt_top_logprobs: [P, W, K]: what was likeliest in place of these; NaN and 0 as there
     """
 
     ids: Tensor
@@ -41,6 +47,11 @@ class Batch:
     streams: Tensor
     n: int
     seed: int
+    top_ids: Tensor | None = None
+    top_logprobs: Tensor | None = None
+    prompt_logprobs: Tensor | None = None
+    prompt_top_ids: Tensor | None = None
+    prompt_top_logprobs: Tensor | None = None
 
     @classmethod
     def of(cls, prompts: Sequence[tuple[int, ...]], samples: Sequence[Sample], n: int, seed: int, pad: int) -> Batch:
@@ -57,6 +68,12 @@ class Batch:
                 told = [getattr(token, name) for token in s.stats]
                 column[b, :count] = torch.tensor((told + [nan] * count)[:count])
         width = max(map(len, prompts))
+        asked = samples[0].request
+        more: dict[str, Tensor] = {}
+        if asked.top_logprobs:
+            more |= _tops("top", [s.tops for s in samples], asked.top_logprobs, longest, pad)
+        if asked.prompt_logprobs:
+            more |= _of_prompts(prompts, [s.prompt_stats for s in samples], asked.top_logprobs, width, n, pad)
         return cls(
             ids=ids,
             mask=torch.arange(longest) < lengths[:, None],
@@ -71,6 +88,7 @@ class Batch:
             streams=torch.tensor([s.request.stream for s in samples]),
             n=n,
             seed=seed,
+            **more,
         )
 
     def __len__(self) -> int:
@@ -88,8 +106,9 @@ class Batch:
         return replace(self, **moved)
 
     def to_list(self) -> list[dict[str, Any]]:
-        """A dictionary for each row, of plain values, without padding."""
+        """A dictionary for each row, of plain values, without padding; with top_ids and top_logprobs where asked."""
         lengths = self.mask.sum(1).tolist()
+        tops = {name: t for name in ("top_ids", "top_logprobs") if (t := getattr(self, name)) is not None}
         return [
             {
                 "prompt": int(self.prompt[b]),
@@ -101,6 +120,33 @@ class Batch:
                 "raw_logprobs": self.raw_logprobs[b, :length].tolist(),
                 "stream": int(self.streams[b]),
                 "error": self.errors.get(b),
+                **{name: t[b, :length].tolist() for name, t in tops.items()},
             }
             for b, length in enumerate(lengths)
         ]
+
+
+def _tops(name: str, rows: Sequence[Sequence[TopTokens]], count: int, width: int, pad: int) -> dict[str, Tensor]:
+    """{name}_ids and {name}_logprobs, [rows, width, count]; a place that says nothing has the padding token and NaN."""
+    ids = torch.full((len(rows), width, count), pad)
+    logprobs = torch.zeros(len(rows), width, count)
+    for b, tops in enumerate(rows):
+        for place, top in enumerate(tops):
+            ids[b, place] = torch.tensor(top.ids or [pad] * count)
+            logprobs[b, place] = torch.tensor(top.logprobs or [nan] * count)
+    return {f"{name}_ids": ids, f"{name}_logprobs": logprobs}
+
+
+def _of_prompts(
+    prompts: Sequence[tuple[int, ...]], told: Sequence[PromptStats | None], count: int, width: int, n: int, pad: int
+) -> dict[str, Tensor]:
+    """What is said of the prompts, padded on the left; NaN where none of a prompt's n samples came to be written."""
+    logprobs, tops = torch.zeros(len(prompts), width), []
+    for p, prompt in enumerate(prompts):
+        front = width - len(prompt)
+        stats = next((t for t in told[p * n : (p + 1) * n] if t is not None), None)
+        logprobs[p, front:] = torch.tensor([nan] * len(prompt) if stats is None else stats.logprobs)
+        blank = TopTokens((pad,) * count, (0.0,) * count)
+        tops.append([blank] * front + ([NO_TOPS] * len(prompt) if stats is None else list(stats.tops)))
+    more = {"prompt_logprobs": logprobs}
+    return more | _tops("prompt_top", tops, count, width, pad) if count else more

@@ -92,6 +92,8 @@ def generate_each(
     min_new_tokens: int = 0,
     stop: Sequence[str] = (),
     eos: Sequence[int] | None = None,
+    top_logprobs: int = 0,
+    prompt_logprobs: bool = False,
     seed: int | None = None,
     slots: int = 64,
     prepack: bool = False,
@@ -132,6 +134,8 @@ def generate_each(
             min_new_tokens=min_new_tokens,
             stop=tuple(stop),
             eos=None if eos is None else tuple(eos),
+            top_logprobs=top_logprobs,
+            prompt_logprobs=prompt_logprobs,
             key=(number, k),
         )
 
@@ -153,6 +157,8 @@ def generate(
     min_new_tokens: int = 0,
     stop: Sequence[str] = (),
     eos: Sequence[int] | None = None,
+    top_logprobs: int = 0,
+    prompt_logprobs: bool = False,
     seed: int | None = None,
     slots: int = 64,
     prepack: bool = False,
@@ -168,6 +174,10 @@ def generate(
     n:           samples of each prompt
     temperature: one number, or one for each of the n samples
     top_k, top_p, min_p: as in `sample`; max_new_tokens, min_new_tokens, stop, eos: as in `engines.base.Request`
+    top_logprobs: tell so many of the likeliest tokens of every step, from the same forward pass: `Batch.top_ids`
+    prompt_logprobs: tell the log-probabilities of the prompt's own tokens too, and as many of the likeliest of each,
+                 from the pass that reads the prompt: `Batch.prompt_logprobs`. A block of the prompt's logits is held at
+                 once, not all of them; the first token may round differently than without
     seed:        the same seed gives the same samples, whatever other prompts are beside; None = a fresh one
     slots:       the largest number of samples written at once; prepack: see `LocalEngine`
     engine:      what writes; None makes a `LocalEngine` of the model. One that is used again sees new weights
@@ -190,6 +200,8 @@ def generate(
         min_new_tokens=min_new_tokens,
         stop=stop,
         eos=eos,
+        top_logprobs=top_logprobs,
+        prompt_logprobs=prompt_logprobs,
         seed=seed,
         slots=slots,
         prepack=prepack,

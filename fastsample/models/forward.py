@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 
+from ..token_stats import PromptStats
 from . import compat
 from .twin import Twin
 
 OnPrefill = Callable[[int, int], None]  # (tokens read, tokens of the prompt)
+OnLogits = Callable[[torch.Tensor], None]  # [n, V]: after each of the next n tokens of a prompt
 
 
 @dataclass(eq=False)
@@ -20,12 +22,14 @@ class Prefix:
 
     length: in tokens, from the beginning; logits: [1, V], after the last of them; cache: K/V, as the runner keeps them
     root:   the prompt's own, where this is a path behind it
+    told:   what the model says of the prompt's tokens, where that was asked for when it was read
     """
 
     length: int
     logits: torch.Tensor
     cache: Any
     root: Prefix | None = None
+    told: PromptStats | None = None
 
     @property
     def prompt(self) -> Prefix:
@@ -87,8 +91,13 @@ class Forward:
         return logits, returned
 
     @torch.inference_mode()
-    def prefill(self, prompt: Sequence[int], block: int, progress: OnPrefill | None = None) -> Prefix:
-        """Read a prompt once, `block` tokens at a time where the cache allows it (recurrent states do not)."""
+    def prefill(
+        self, prompt: Sequence[int], block: int, progress: OnPrefill | None = None, reader: OnLogits | None = None
+    ) -> Prefix:
+        """Read a prompt once, `block` tokens at a time where the cache allows it (recurrent states do not).
+
+        reader: called with the logits of every block, all positions of it, which are let go of afterwards
+        """
         self.refresh()
         ids = torch.tensor([list(prompt)], dtype=torch.long, device=self.device)
         cache = compat.plain_cache(self.model) if self.takes_plain_cache else None
@@ -97,7 +106,10 @@ class Forward:
         if progress is not None and total > size:
             progress(0, total)
         for start in range(0, total, size):
-            logits, cache = self(ids[:, start : start + size], cache)
+            logits, cache = self(ids[:, start : start + size], cache, reads_all=reader is not None)
+            if reader is not None:
+                reader(logits[0])
+                logits = logits[:, -1]
             if progress is not None:
                 progress(min(start + size, total), total)
         # A copy: a view would keep the block's logits alive in models that cannot be asked for one position.

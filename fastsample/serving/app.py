@@ -151,7 +151,7 @@ class Service:
                 kind, said = await self._next(request, job, told)
                 if kind == "error":
                     return self._error(said)
-            return JSONResponse(whole(asked, said))
+            return JSONResponse(whole(asked, said, self.desk.spelling))
         lines = self._lines(job, told, (kind, said))
         return StreamingResponse(lines, media_type="text/event-stream", headers={"cache-control": "no-store"})
 

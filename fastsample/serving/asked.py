@@ -31,6 +31,7 @@ class Limits:
     samples: int = 256
     max_tokens: int = 4096
     stops: int = 16
+    top_logprobs: int = 20
     temperatures: int = 16
 
 
@@ -40,6 +41,7 @@ class Asked:
 
     n: choices of a plain one; is_vote: one answer is elected; has_texts: show every sample
     growth: how texts grow, None for a vote and a plain request
+    top_logprobs: how many of the likeliest tokens are told beside each; None tells no log-probabilities
     """
 
     question: Question
@@ -54,18 +56,20 @@ class Asked:
     has_usage: bool = False
     has_texts: bool = False
     growth: Growth | None = None
+    top_logprobs: int | None = None
     name: str = field(default_factory=lambda: secrets.token_hex(12))
 
 
 PLAIN = {
     "model", "messages", "prompt", "n", "temperature", "top_p", "top_k", "min_p", "max_tokens", "seed", "stop",
     "max_completion_tokens", "stream", "stream_options", "fastsample", "user", "metadata", "store", "service_tier",
+    "logprobs", "top_logprobs",
 }  # fmt: skip
 # What is taken only where it changes nothing.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "frequency_penalty": (0,), "presence_penalty": (0,), "repetition_penalty": (1,), "logprobs": (False,),
-    "top_logprobs": (0,), "logit_bias": ({},), "tools": ([],), "tool_choice": ("none", "auto"), "best_of": (1,),
-    "echo": (False,), "suffix": ("",), "response_format": ({"type": "text"},), "parallel_tool_calls": (True, False),
+    "frequency_penalty": (0,), "presence_penalty": (0,), "repetition_penalty": (1,), "logit_bias": ({},),
+    "tools": ([],), "tool_choice": ("none", "auto"), "best_of": (1,), "echo": (False,), "suffix": ("",),
+    "response_format": ({"type": "text"},), "parallel_tool_calls": (True, False),
 }  # fmt: skip
 OURS = {
     "rule", "temperatures", "samples", "extractor", "together", "texts", "strategy", "scorer", "budget_tokens",
@@ -110,15 +114,31 @@ def read(body: Any, served: str, traits: Traits, limits: Limits, *, is_chat: boo
             growth.check(traits)
     except ValueError as error:
         raise AskedError(str(error), name="fastsample") from None
+    top_logprobs = _top_logprobs(body, limits, is_chat=is_chat)
+    if top_logprobs is not None and (is_vote or not traits.tops):
+        why = "a vote has one answer of many texts" if is_vote else f"the engine {traits.name} does not tell them all"
+        raise AskedError(f"logprobs are told of a plain request, and {why}; leave them out", name="logprobs")
     question, text = _chat(body, limits) if is_chat else _prompt(body)
     return Asked(
         question, text, settings, extract, served, n, is_vote, _flag(body, "stream"), is_chat, has_usage,
-        is_vote and _flag(vote, "texts"), growth,
+        is_vote and _flag(vote, "texts"), growth, top_logprobs,
     )  # fmt: skip
 
 
 def _nothing(text: str) -> None:
     return None
+
+
+def _top_logprobs(body: dict[str, Any], limits: Limits, *, is_chat: bool) -> int | None:
+    """A chat says `logprobs` and how many; the older route says how many by `logprobs` itself."""
+    if not is_chat:
+        if body.get("top_logprobs") is not None:
+            raise AskedError("top_logprobs is a field of chats; here logprobs is the number", name="top_logprobs")
+        return _whole(body, "logprobs", None, 0, limits.top_logprobs)
+    count = _whole(body, "top_logprobs", None, 0, limits.top_logprobs)
+    if count and not _flag(body, "logprobs"):
+        raise AskedError(f"top_logprobs is {count}, so logprobs must be true; send both", name="top_logprobs")
+    return (count or 0) if _flag(body, "logprobs") else None
 
 
 def _extractor(vote: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from ..strategies.question import Question, Settings
 from ..strategies.records import Result
 from ..strategies.self_consistency import SelfConsistency
 from .asked import Asked, AskedError
+from .likeliest import Spelling
 from .said import Stream
 
 LOOK = 0.1  # seconds between two looks at the queue where nothing is being written
@@ -51,6 +52,7 @@ class Desk:
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
+        self.spelling = Spelling(tokenizer)
         self.most = most
         self.on_over = on_over
         self.faults = 0
@@ -70,7 +72,7 @@ class Desk:
 
     def ask(self, asked: Asked, tell: Callable[[str, Any], None]) -> Job:
         """Take a request in; raises AskedError with 429 where there are too many, and with 503 at the end."""
-        job = Job(asked, tell, Stream(asked))
+        job = Job(asked, tell, Stream(asked, self.spelling))
         with self._lock:
             if not self.is_well:
                 raise AskedError("the server is shutting down; ask again later", 503)
@@ -138,7 +140,7 @@ class Desk:
         job = self.jobs[question.id]
         asked, read = job.asked, reader_of(job.asked.extract)
         if asked.growth is None:
-            job.strategy = SelfConsistency(question, prompt, asked.settings, read, serial)
+            job.strategy = SelfConsistency(question, prompt, asked.settings, read, serial, asked.top_logprobs)
         else:
             job.strategy = asked.growth.begin(
                 self.engine, self.tokenizer, question, prompt, asked.settings, read, serial

@@ -5,10 +5,12 @@ from __future__ import annotations
 from time import time
 from typing import Any
 
+from ..engines.base import Sample
 from ..strategies.events import Event
 from ..strategies.path import Path
 from ..strategies.records import Result, Written, elected, votes_of
 from .asked import Asked
+from .likeliest import Spelling, as_completion, shown
 
 FINISHES = {"eos": "stop", "stop": "stop", "length": "length"}
 
@@ -53,30 +55,41 @@ def vote_of(asked: Asked, result: Result) -> dict[str, Any]:
     return record
 
 
-def whole(asked: Asked, result: Result) -> dict[str, Any]:
+def logprobs_of(asked: Asked, tokens: list[dict[str, Any]], before: int = 0) -> dict[str, Any]:
+    """What a choice says of its tokens (`likeliest.shown`); before: characters that were told in front of them."""
+    return {"content": tokens, "refusal": None} if asked.is_chat else as_completion(tokens, before)
+
+
+def whole(asked: Asked, result: Result, spelling: Spelling) -> dict[str, Any]:
     """The body of an answer that is not streamed."""
     choices = []
     for index, sample in enumerate(choices_of(asked, result)):
         text = "" if sample is None else sample.text
         said = {"message": {"role": "assistant", "content": text}} if asked.is_chat else {"text": text}
-        choices.append({"index": index, "finish_reason": finish_of(sample), "logprobs": None} | said)
+        kept = None if sample is None else sample.sample
+        told = None if kept is None else logprobs_of(asked, shown(kept, spelling))
+        choices.append({"index": index, "finish_reason": finish_of(sample), "logprobs": told} | said)
     body = head_of(asked, False) | {"choices": choices, "usage": usage_of(result)}
     return body | {"fastsample": vote_of(asked, result)} if asked.is_vote else body
 
 
-def chunk(asked: Asked, index: int, text: str | None, finish: str | None = None, **more: Any) -> dict[str, Any]:
+def chunk(
+    asked: Asked, index: int, text: str | None, finish: str | None = None, logprobs: Any = None, **more: Any
+) -> dict[str, Any]:
     """One event of a stream; text None says nothing."""
     said = {"delta": {} if text is None else {"content": text}} if asked.is_chat else {"text": text or ""}
-    choice = {"index": index, "finish_reason": finish, "logprobs": None} | said
+    choice = {"index": index, "finish_reason": finish, "logprobs": logprobs} | said
     return head_of(asked, True) | {"choices": [choice]} | more
 
 
 class Stream:
     """The events of a streamed answer, in order."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: Asked, spelling: Spelling) -> None:
         self.asked = asked
+        self.spelling = spelling
         self.sent: dict[int, str] = {}
+        self.told: dict[int, tuple[int, int]] = {}  # by sample: tokens and characters whose log-probabilities were told
 
     def begin(self) -> list[dict[str, Any]]:
         """What comes before the first word."""
@@ -99,13 +112,24 @@ class Stream:
             if sample is not None and not sample.text.startswith(sent):
                 raise ValueError("a text began again behind this server, and a part of it was sent; ask again")
             self.sent[event.number] = sent
-            return [chunk(asked, index, event.piece) for index in self._indices(event.number)]
+            more = self._logprobs(event.number, sample)
+            return [chunk(asked, index, event.piece, **more) for index in self._indices(event.number)]
         if event.kind == "finished" and event.sample is not None:
             rest = event.sample.text[len(self.sent.get(event.sample.number, "")) :]
             finish, indices = finish_of(event.sample), self._indices(event.sample.number)
-            told = [chunk(asked, index, rest) for index in indices] if rest else []
+            more = self._logprobs(event.sample.number, event.sample.sample)
+            told = [chunk(asked, index, rest, **more) for index in indices] if rest or more else []
             return told + [chunk(asked, index, None, finish) for index in indices]
         return []
+
+    def _logprobs(self, number: int, sample: Sample | None) -> dict[str, Any]:
+        """Of the tokens that have come since the last time; nothing where they were not asked for or none has come."""
+        if self.asked.top_logprobs is None or sample is None:
+            return {}
+        start, before = self.told.get(number, (0, 0))
+        tokens = shown(sample, self.spelling, start)
+        self.told[number] = (start + len(tokens), before + sum(len(token["token"]) for token in tokens))
+        return {"logprobs": logprobs_of(self.asked, tokens, before)} if tokens else {}
 
     def _indices(self, number: int) -> range:
         is_one = len(self.asked.settings.plan()) == 1

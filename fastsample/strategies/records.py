@@ -15,6 +15,7 @@ from .path import Path
 
 # What the means are called in JSON, in the order of `MeanStats`.
 MEANS = ("mean_logprob", "mean_raw_logprob", "entropy", "self_certainty")
+UNWRITTEN = ("state", "sample")  # fields of `Written` that are never written down
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Written:
     is_counted: whether the verdict rests on it
     token_ids, certainties: per token; left out of `Result.to_json`
     state:      as in `engines.base.Sample`; never written down
+    sample:     the engine's own, where that was to be kept; never written down
     """
 
     number: int
@@ -46,6 +48,7 @@ class Written:
     token_ids: tuple[int, ...] = field(default=(), repr=False)
     certainties: tuple[float, ...] = field(default=(), repr=False)
     state: Any = field(default=None, repr=False, compare=False)
+    sample: Sample | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(
@@ -108,7 +111,7 @@ class Written:
     def to_json(self, *, full: bool = False) -> dict[str, Any]:
         """A dictionary for `json.dumps`; full adds the token ids and the certainties (0.001 nats)."""
         record: dict[str, Any] = {}
-        for name in (f.name for f in fields(self) if f.name not in ("token_ids", "certainties", "state")):
+        for name in (f.name for f in fields(self) if f.name not in ("token_ids", "certainties", *UNWRITTEN)):
             record |= dict(zip(MEANS, self.means)) if name == "means" else {name: getattr(self, name)}
         if full:
             record |= {
@@ -120,7 +123,7 @@ class Written:
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Written:
         """The inverse of `to_json`; fields it does not know are passed by."""
-        known = {f.name: record[f.name] for f in fields(cls) if f.name in record and f.name != "state"}
+        known = {f.name: record[f.name] for f in fields(cls) if f.name in record and f.name not in UNWRITTEN}
         for name in ("token_ids", "certainties"):
             known[name] = tuple(known.get(name, ()))
         return cls(**known, means=MeanStats(*(record.get(name) for name in MEANS)))

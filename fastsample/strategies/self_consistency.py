@@ -23,7 +23,10 @@ GROWTH = 1.25
 
 
 class SelfConsistency:
-    """A question's samples and votes; see `base.Strategy` for who calls what."""
+    """A question's samples and votes; see `base.Strategy` for who calls what.
+
+    top_logprobs: as in `Request`, and the engine's samples are kept in what was written; None keeps none
+    """
 
     def __init__(
         self,
@@ -32,7 +35,9 @@ class SelfConsistency:
         settings: Settings,
         extract: Callable[[str], str | None],
         serial: int = 0,
+        top_logprobs: int | None = None,
     ) -> None:
+        self.top_logprobs = top_logprobs
         self.question = question
         self.prompt = prompt
         self.settings = settings
@@ -98,6 +103,7 @@ class SelfConsistency:
             max_new_tokens=s.max_new_tokens,
             stop=s.stop,
             key=(self.serial, number),
+            top_logprobs=self.top_logprobs or 0,
         )
 
     def take(self, sample: Sample) -> None:
@@ -212,7 +218,8 @@ class SelfConsistency:
     def _write(self, sample: Sample, answer: str | None, finish: str | None = None) -> Written:
         number = _number(sample)
         del self.live[number]
-        return Written.of(sample, (number, *self.plan[number]), answer, finish)
+        written = Written.of(sample, (number, *self.plan[number]), answer, finish)
+        return written if self.top_logprobs is None else replace(written, sample=sample)
 
 
 def _number(sample: Sample) -> int:

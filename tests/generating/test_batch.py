@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 
 import bigram
 import pytest
@@ -11,7 +12,10 @@ from plain import Letters, write
 from tiny import tiny
 
 import fastsample
+from fastsample.engines.base import Request
 from fastsample.engines.local.engine import LocalEngine
+from fastsample.engines.local.runners import ExpandedCacheRunner, RecomputeRunner, SharedPrefixRunner
+from fastsample.engines.local.tops import PromptReader
 from fastsample.generating.prompts import prompts_of
 
 PROMPTS = [[5, 6, 7, 8, 9], [40, 41], [7]]
@@ -117,6 +121,9 @@ def test_prompts_of_every_kind(words):
         ([[3]], {"n": 0}, "n must be at least 1, got 0"),
         ([[3]], {"temperature": [0.5, 1.0]}, "one for each of the n = 16 samples of a prompt, got 2; name n"),
         ([[3]], {"top_p": 1.5}, r"prompt 0: top_p must be in \(0, 1\], got 1.5"),
+        ([[3]], {"top_logprobs": -1}, r"prompt 0: top_logprobs must be a whole number in \[0, 101\], got -1; 5 tells"),
+        ([[3]], {"top_logprobs": 102}, r"top_logprobs must be a whole number in \[0, 101\], got 102"),
+        ([[3]], {"top_logprobs": True}, r"top_logprobs must be a whole number in \[0, 101\], got True"),
         ([[3]], {"stop": "x"}, "stop strings need the tokenizer"),
         ({"input_ids": [3, 4]}, {}, r"must be \[P, L\], got \(2,\) and \(2,\); call the tokenizer on a list"),
     ],
@@ -235,3 +242,93 @@ def test_an_engine_that_is_used_again_sees_new_weights():
         with torch.no_grad():
             for p in trained.parameters():
                 p.mul_(1.3)
+
+
+@pytest.mark.parametrize("runner", [SharedPrefixRunner, ExpandedCacheRunner, RecomputeRunner])
+def test_the_likeliest_tokens_are_the_model_s(model, runner):
+    """Of every step and of the prompt, in all three ways to serve a model, against one forward pass over everything."""
+    engine = LocalEngine(model, None, runner=runner(model), prefill_block=2)
+    read = []
+    engine.runner.prefill = watched(engine.runner.prefill, read)
+    asked = {"n": 2, "temperature": 0.7, "top_k": 20, "max_new_tokens": 6, "seed": 1}
+    batch = fastsample.generate(model, None, PROMPTS, engine=engine, top_logprobs=4, prompt_logprobs=True, **asked)
+    assert sorted(map(len, read)) == sorted(map(len, PROMPTS))  # each prompt was read once
+    ids, mask = batch.sequences()
+    width = batch.prompt_ids.shape[1]
+    with torch.no_grad():
+        logprobs = model(ids, attention_mask=mask.long()).logits.log_softmax(-1)
+    values, top = logprobs[:, width - 1 : -1].topk(4)
+    assert batch.top_ids.shape == batch.top_logprobs.shape == (6, batch.ids.shape[1], 4)
+    assert torch.equal(batch.top_ids[batch.mask], top[batch.mask])
+    assert float((batch.top_logprobs - values)[batch.mask].abs().max()) <= 1e-4
+    assert not batch.top_logprobs[~batch.mask].any()
+    values, top = logprobs[::2, : width - 1].topk(4)
+    own = logprobs[::2, : width - 1].gather(2, batch.prompt_ids[:, 1:, None])[..., 0]
+    for p, prompt in enumerate(PROMPTS):
+        first = width - len(prompt)
+        assert batch.prompt_logprobs[p, first].isnan()
+        assert batch.prompt_top_logprobs[p, first].isnan().all()
+        assert not batch.prompt_logprobs[p, :first].any()
+        assert torch.equal(batch.prompt_top_ids[p, first + 1 :], top[p, first:])
+        for got, want in ((batch.prompt_logprobs, own), (batch.prompt_top_logprobs, values)):
+            assert not (got[p, first + 1 :] - want[p, first:]).abs().gt(1e-4).any()
+    plain = fastsample.generate(model, None, PROMPTS, **asked)
+    assert torch.equal(plain.ids, batch.ids)
+    assert plain.top_ids is plain.prompt_logprobs is plain.prompt_top_ids is None
+    (row, *_), (bare, *_) = batch.to_list(), plain.to_list()
+    assert row.keys() - bare.keys() == {"top_ids", "top_logprobs"}
+    assert torch.tensor(row["top_ids"]).shape == (len(row["ids"]), 4)
+    assert batch.to("cpu").top_ids is batch.top_ids
+
+
+def watched(prefill, read):
+    def prefills(prompt, *arguments):
+        read.append(prompt)
+        return prefill(prompt, *arguments)
+
+    return prefills
+
+
+def test_a_prompt_is_read_again_only_where_it_was_not_asked(model):
+    """One engine: plain, then with what the prompt says, then with less of it; and the rows beside are as they were."""
+    engine = LocalEngine(model, None)
+    plain = engine.submit([Request((5, 6, 7), max_new_tokens=30, eos=())])
+    engine.step()
+    told = engine.submit([Request((5, 6, 7), prompt_logprobs=True, top_logprobs=3, max_new_tokens=20, eos=())])
+    engine.step()
+    assert engine.prefill_tokens == 6
+    fewer = engine.submit([Request((5, 6, 7), prompt_logprobs=True, max_new_tokens=2, eos=(), min_new_tokens=1)])
+    engine.run()
+    assert engine.prefill_tokens == 6
+    assert [s.prompt_stats and s.prompt_stats.most for s in (*plain, *told, *fewer)] == [None, 3, 0]
+    assert fewer[0].prompt_stats.logprobs[1:] == told[0].prompt_stats.logprobs[1:]
+    assert [len(s.tops) for s in (*plain, *told, *fewer)] == [0, 20, 0]
+    want = write(model, plain[0].request)  # ends at EOS
+    assert plain[0].tokens[: len(want)] == want
+
+
+def test_what_a_processor_forbids_is_likely_to_the_model_all_the_same(model):
+    """The likeliest tokens are the model's own, before a processor or a minimum length edits the row."""
+    engine = LocalEngine(model, None)
+    ban = lambda ids, scores: scores.index_fill(1, scores.argmax(), -torch.inf)  # noqa: E731
+    (edited,) = engine.submit([Request((5, 6), temperature=0, top_logprobs=2, logits_processor=ban, max_new_tokens=3)])
+    engine.run()
+    assert [top.ids[1] for top in edited.tops] == edited.tokens
+    assert [top.logprobs[1] for top in edited.tops] == pytest.approx([s.raw_logprob for s in edited.stats], abs=1e-5)
+
+
+def test_no_more_than_a_block_of_a_prompt_s_logits_is_held(model):
+    """A prompt of 1,000 tokens, read in blocks of 50: what is told is whole, and no logits outlive their block."""
+    seen = []
+
+    class Reader(PromptReader):
+        def __call__(self, logits):
+            seen.append((len(logits), weakref.ref(logits)))
+            assert sum(ref() is not None for _, ref in seen) == 1
+            super().__call__(logits)
+
+    prompt = [7 * i % 100 for i in range(1000)]
+    reader = Reader(prompt, 2)
+    SharedPrefixRunner(model).prefill(prompt, 50, None, reader)
+    assert [n for n, _ in seen] == [50] * 20
+    assert len(reader.stats.logprobs) == len(reader.stats.tops) == 1000

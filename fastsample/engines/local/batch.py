@@ -12,11 +12,12 @@ from torch import Tensor
 from ...models.forward import Prefix
 from ...sampling.api import sample
 from ...sampling.contract import STATUS, row_status
-from ...token_stats import TokenStats
+from ...token_stats import TokenStats, TopTokens
 from ..base import Sample
 from .detokenizer import Detokenizer
 from .legs import Delimiters
 from .told import pack, unpack
+from .tops import drawn_tops
 
 COLUMNS = (
     ("temperature", torch.float32),
@@ -60,10 +61,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A token and its statistics, or why there is none."""
+    """A token, its statistics and the likeliest ones in its place, if they were asked for; or why there is none."""
 
     token: int = -1
     stats: TokenStats | None = None
+    top: TopTokens | None = None
     failure: str | None = None
 
 
@@ -117,6 +119,7 @@ def draw(
     """
     raw: dict[int, RawRow] = {}
     failures: dict[int, str] = {}
+    tops = drawn_tops([row.sample.request.top_logprobs for row in rows], logits, indices)
     if any(is_edited(row) for row in rows):
         logits, raw, failures = edit_all(rows, logits, indices)
         indices = None
@@ -137,7 +140,7 @@ def draw(
         token, stats_of_edited = told[b]
         told[b] = token, before.stats_of(token, stats_of_edited.logprob)
     return [
-        Drawn(failure=failures[b]) if b in failures else Drawn(token, token_stats)
+        Drawn(failure=failures[b]) if b in failures else Drawn(token, token_stats, tops.get(b))
         for b, (token, token_stats) in enumerate(told)
     ]
 

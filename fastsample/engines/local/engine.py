@@ -83,9 +83,8 @@ class LocalEngine:
         self.prepack = prepack
         self.runner = runner_for(model, prepack=prepack) if runner is None else runner
         reason = service_for(model).reason if runner is None else None
-        self.traits = Traits(
-            self.runner.name, str(getattr(model, "name_or_path", "")), reason=reason, parks=True, states=True
-        )
+        name = str(getattr(model, "name_or_path", ""))
+        self.traits = Traits(self.runner.name, name, reason=reason, parks=True, states=True, tops=True)
         if prepack:
             warn_of_rounding(model)
         self.context = context_length(model)
@@ -300,6 +299,8 @@ class LocalEngine:
         request = s.request
         if request.layer is not None:
             self.runner.watch(request.layer)
+        told = prefix.prompt.told
+        s.prompt_stats = told.first(request.top_logprobs) if told is not None and request.prompt_logprobs else None
         eos = self._eos if request.eos is None else frozenset(request.eos)
         limit = min(request.max_new_tokens, self.context - prefix.length)
         before = () if request.after is None else request.prompt[prefix.prompt.length :]

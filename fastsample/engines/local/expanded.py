@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...models import compat
-from ...models.forward import Forward, OnPrefill, Prefix
+from ...models.forward import Forward, OnLogits, OnPrefill, Prefix
 from ...models.states import Pass
 
 _names = numbers()
@@ -65,9 +65,15 @@ class ExpandedCacheRunner:
         """See `Runner`."""
         self.forward.watch(layer)
 
-    def prefill(self, prompt: Sequence[int], block: int = 512, progress: OnPrefill | None = None) -> Prefix:
+    def prefill(
+        self,
+        prompt: Sequence[int],
+        block: int = 512,
+        progress: OnPrefill | None = None,
+        reader: OnLogits | None = None,
+    ) -> Prefix:
         """See `Runner`."""
-        return self.forward.prefill(prompt, block, progress)
+        return self.forward.prefill(prompt, block, progress, reader)
 
     @torch.inference_mode()
     def add(self, prefix: Prefix, count: int) -> None:

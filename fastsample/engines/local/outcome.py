@@ -5,10 +5,10 @@ Writing down sets every value to what it is to be, so that it can be done a seco
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from ...token_stats import NO_STATS, TokenStats
+from ...token_stats import NO_STATS, NO_TOPS, TokenStats, TopTokens
 from ..base import Sample
 from .batch import Drawn, Row
 from .detokenizer import Detokenizer
@@ -19,7 +19,7 @@ from .legs import Delimiters
 class Outcome:
     """What becomes of one row.
 
-    count:  tokens that the sample had before; tokens, stats: that come behind them
+    count:  tokens that the sample had before; tokens, stats, tops: that come behind them
     piece:  of text, to be told; finish: None while the sample goes on
     ending: how the sample has ended, where one more step closes it; parked, state: what is kept of it
     """
@@ -37,6 +37,7 @@ class Outcome:
     ending: str | None = None
     parked: Any = None
     state: Any = None
+    tops: list[TopTokens] = field(default_factory=list)
 
     @property
     def sample(self) -> Sample:
@@ -53,6 +54,7 @@ class Outcome:
         row, s = self.row, self.row.sample
         s.tokens[self.count :] = self.tokens
         s.stats[self.count :] = self.stats
+        s.tops[self.count :] = self.tops
         row.detokenizer, row.delimiters, row.ending = self.detokenizer, self.delimiters, self.ending
         s.text, s.error, s.ended_by = self.detokenizer.text, self.error, self.ended_by
         s.parked, s.state = self.parked, self.state
@@ -80,7 +82,8 @@ def appended(row: Row) -> Outcome:
     detokenizer = row.detokenizer.copy()
     piece = detokenizer.advance(tokens, watch=False) if tokens else ""
     passed = row.delimiters.passing(detokenizer.decoded)
-    return Outcome(row, 0, tokens, [NO_STATS] * len(tokens), detokenizer, passed, piece)
+    tops = [NO_TOPS] * len(tokens) if row.sample.request.top_logprobs else []
+    return Outcome(row, 0, tokens, [NO_STATS] * len(tokens), detokenizer, passed, piece, tops=tops)
 
 
 def after_draw(row: Row, drawn: Drawn, piece: str = "") -> Outcome:
@@ -98,7 +101,7 @@ def after_draw(row: Row, drawn: Drawn, piece: str = "") -> Outcome:
         new.finish, new.ended_by = "until", drawn.token
         new.piece += detokenizer.finish(tokens)
         return new
-    new.tokens, new.stats = [drawn.token], [drawn.stats]
+    new.tokens, new.stats, new.tops = [drawn.token], [drawn.stats], [] if drawn.top is None else [drawn.top]
     if is_past_minimum and drawn.token in row.eos:
         new.finish = "eos"
         new.piece += detokenizer.finish(tokens)

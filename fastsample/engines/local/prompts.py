@@ -13,6 +13,7 @@ from ..base import Sample
 from .outcome import Refused
 from .parked import ReleasedError, prefix_after
 from .runners import Runner
+from .tops import PromptReader
 
 OnPrompt = Callable[[tuple[int, ...], int, int], None]  # (prompt, tokens read, tokens of the prompt)
 
@@ -48,14 +49,22 @@ class Prompts:
             except ReleasedError as error:  # while it waited
                 return Refused(s, str(error))
         progress = None if on_prefill is None else partial(on_prefill, request.prompt)
-        return self.read(request.prompt, block, progress)
+        return self.read(request.prompt, block, progress, request.top_logprobs if request.prompt_logprobs else None)
 
-    def read(self, prompt: tuple[int, ...], block: int, progress: OnPrefill | None) -> Prefix:
-        """The prompt's prefix, as it is kept or read now."""
+    def read(self, prompt: tuple[int, ...], block: int, progress: OnPrefill | None, tops: int | None = None) -> Prefix:
+        """The prompt's prefix, as it is kept or read now; read again where it was not asked then what it says itself.
+
+        tops: how many of the likeliest tokens are to be told of each of the prompt's; None tells nothing of them
+        """
         prefix = self._held.get(prompt) or self._alive.get(prompt)
+        if prefix is not None and tops is not None and (prefix.told is None or prefix.told.most < tops):
+            prefix = None
         count = 0 if prefix is not None else len(prompt)
         if prefix is None:
-            prefix = self._alive[prompt] = self.runner.prefill(prompt, block, progress)
+            reader = None if tops is None else PromptReader(prompt, tops)
+            prefix = self.runner.prefill(prompt, block, progress, reader)
+            prefix.told = None if reader is None else reader.stats
+            self._alive[prompt] = prefix
         vars(self).update(_held=self._held | {prompt: prefix}, tokens=self.tokens + count)
         return prefix
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...models import compat
-from ...models.forward import OnPrefill, Prefix
+from ...models.forward import OnLogits, OnPrefill, Prefix
 from ...models.twin import Twin
 
 _names = numbers()
@@ -52,14 +52,30 @@ class RecomputeRunner:
         ids = torch.tensor([list(row) for row in rows], dtype=torch.long, device=self.device)
         return compat.last_logits(self.twin.model, ids)
 
+    @torch.inference_mode()
+    def _every(self, row: Sequence[int]) -> Tensor:
+        """[n, V]: the logits after each of the row's tokens."""
+        return compat.all_logits(self.twin.model, torch.tensor([list(row)], dtype=torch.long, device=self.device))[0]
+
     def watch(self, layer: int) -> None:
         """See `Runner`."""
         self.twin.watched.add(self.twin.model, layer)
 
-    def prefill(self, prompt: Sequence[int], block: int = 512, progress: OnPrefill | None = None) -> Prefix:
+    def prefill(
+        self,
+        prompt: Sequence[int],
+        block: int = 512,
+        progress: OnPrefill | None = None,
+        reader: OnLogits | None = None,
+    ) -> Prefix:
         """See `Runner`; nothing is kept but the token ids."""
         self._refresh()
-        logits = self._logits([prompt]).clone()
+        if reader is None:
+            logits = self._logits([prompt]).clone()
+        else:
+            every = self._every(prompt)
+            reader(every)
+            logits = every[-1:].clone()
         if progress is not None:
             progress(len(prompt), len(prompt))
         return Prefix(len(prompt), logits, tuple(prompt))
@@ -104,8 +120,7 @@ class RecomputeRunner:
     def read(self, prefix: Prefix, tokens: Sequence[int]) -> Tensor:
         """See `Runner`."""
         self._refresh()
-        ids = torch.tensor([[*prefix.cache, *tokens[:-1]]], dtype=torch.long, device=self.device)
-        return compat.all_logits(self.twin.model, ids)[0, prefix.length - 1 :]
+        return self._every([*prefix.cache, *tokens[:-1]])[prefix.length - 1 :]
 
     def cut(self, prefix: Prefix, ids: Sequence[int], block: int) -> tuple[Prefix, str | None]:
         """See `Runner`; it is read again, as everything is."""

@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from ...models.forward import OnPrefill, Prefix
+from ...models.forward import OnLogits, OnPrefill, Prefix
 from .expanded import ExpandedCacheRunner
 from .recompute import RecomputeRunner
 from .shared import SharedPrefixRunner
@@ -55,8 +55,17 @@ class Runner(Protocol):
         """
         ...
 
-    def prefill(self, prompt: Sequence[int], block: int = 512, progress: OnPrefill | None = None) -> Prefix:
-        """Read a prompt once, `block` tokens at a time where that can be."""
+    def prefill(
+        self,
+        prompt: Sequence[int],
+        block: int = 512,
+        progress: OnPrefill | None = None,
+        reader: OnLogits | None = None,
+    ) -> Prefix:
+        """Read a prompt once, `block` tokens at a time where that can be.
+
+        reader: called with the logits after the next tokens of the prompt, [n, V], until all were told
+        """
         ...
 
     def add(self, prefix: Prefix, count: int) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...models import attention
 from ...models.cache import SharedCache, prefix_of
-from ...models.forward import Forward, OnPrefill, Prefix
+from ...models.forward import Forward, OnLogits, OnPrefill, Prefix
 from ...shared_prefix.segments import Stored, root_of, segment_of, shortened
 from .told import Told
 
@@ -44,9 +44,15 @@ class SharedPrefixRunner:
         """See `Runner`."""
         self.forward.watch(layer)
 
-    def prefill(self, prompt: Sequence[int], block: int = 512, progress: OnPrefill | None = None) -> Prefix:
+    def prefill(
+        self,
+        prompt: Sequence[int],
+        block: int = 512,
+        progress: OnPrefill | None = None,
+        reader: OnLogits | None = None,
+    ) -> Prefix:
         """See `Runner`; of a layer with a window, only what a later token can see is kept."""
-        prefix = self.forward.prefill(prompt, block, progress)
+        prefix = self.forward.prefill(prompt, block, progress, reader)
         return Prefix(prefix.length, prefix.logits, prefix_of(prefix.cache, prefix.length))
 
     @torch.inference_mode()

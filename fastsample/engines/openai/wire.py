@@ -81,6 +81,8 @@ def check(request: Request, dialect: Dialect) -> None:
         raise ValueError("top_k and min_p are no fields of OpenAI's, and this server may ignore them; leave them out")
     if r.logits_processor is not None:
         raise ValueError("a logits processor runs in this process only, and a server writes the samples; leave it out")
+    if r.top_logprobs or r.prompt_logprobs:
+        raise ValueError("top_logprobs and prompt_logprobs are told by an engine in this process only; leave them out")
     if r.min_new_tokens or r.eos is not None:
         raise ValueError("min_new_tokens and eos are not sent to servers; leave them out")
     if r.after is not None or r.append or r.until or r.until_ids or r.park:
