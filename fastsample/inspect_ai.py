@@ -1,6 +1,6 @@
 """A model provider of inspect-ai: samples of a model in this process, or votes with early exit, in one shared batch.
 
-    inspect eval task.py --model fastsample/embedded -M rule=ahead:k=3 -M temperatures=0.4+0.8 -M samples=8
+    inspect eval task.py --model fastsample/embedded -M rule=ahead:k=3 -M temperatures=0.4/0.8 -M samples=8
 
 inspect finds this module by the entry point of its name. Tested with inspect-ai 0.3.285.
 """
@@ -48,7 +48,7 @@ class VotingAPI(ModelAPI):
     """Answers by one sample, or, with any of temperatures, samples and rule, by the elected answer's text.
 
     model_name: for `models.load`: a hub id, a folder, a .gguf file; "embedded" is the embedded model
-    temperatures: "0.4+0.8" or numbers; samples, rule, extractor, cut_votes: of a vote, as in `solve`
+    temperatures: "0.4/0.8" or numbers; samples, rule, extractor, cut_votes: of a vote, as in `solve`
     slots, prepack, dtype, device: of the engine and the model
     lm, tokenizer: a model and its tokenizer, instead of those that are loaded by name
 

@@ -1,6 +1,6 @@
 """A model of lm-evaluation-harness that answers every request by a vote, with early exit.
 
-    python -m fastsample.lm_eval --model fastsample --model_args temperatures=0.4+0.8,samples=8,rule=ahead:k=3 --tasks T
+    python -m fastsample.lm_eval --model fastsample --model_args temperatures=0.4/0.8,samples=8,rule=ahead:k=3 --tasks T
 
 The harness looks for no models of other packages. So this module registers the model when it is imported, and run as a
 program it then is the harness's own command, with all of its options. Tested with lm_eval 0.4.13.
@@ -41,7 +41,7 @@ class VotingLM(LM):
     """Answers `generate_until` with the text of the sample that gave the elected answer.
 
     pretrained:   for `models.load`; None is the embedded model
-    temperatures: "0.4+0.8" or numbers; samples, rule, extractor, strategy, seed, top_k, top_p, min_p, cut_votes,
+    temperatures: "0.4/0.8" or numbers; samples, rule, extractor, strategy, seed, top_k, top_p, min_p, cut_votes,
                   max_new_tokens: as in `solve`; a task may set the last and the three filters for its requests
     slots, prepack: of the engine; engine, tokenizer: others than those that are made of `pretrained`
     tokens, budget_tokens: what was written so far, and what the full votes would have taken

@@ -151,11 +151,12 @@ def settings_of(
     is_local: whether a model in this process writes; an engine over servers looks at its requests without torch
     """
     from ..engines.base import Request
+    from ..strategies.plan import temperatures_of
     from ..strategies.prompts import STEP_BY_STEP
-    from ..strategies.question import Settings, is_auto, numbers
+    from ..strategies.question import Settings, is_auto
 
     settings = Settings(
-        temperatures=temperatures if is_auto(temperatures) else numbers(temperatures),  # type: ignore[arg-type]
+        temperatures=temperatures if is_auto(temperatures) else temperatures_of(temperatures),  # type: ignore[arg-type]
         samples=samples,
         rule=rule,
         top_k=top_k,

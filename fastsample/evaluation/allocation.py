@@ -17,8 +17,9 @@ from statistics import fmean, quantiles
 from typing import Any
 
 from ..strategies.allocated import Table
-from ..strategies.best_of_n import Best, temperatures_of
+from ..strategies.best_of_n import Best
 from ..strategies.path import in_turn
+from ..strategies.plan import temperatures_of
 from ..strategies.records import Written
 from ..strategies.registry import method_of
 from ..voting.ballots import leader

@@ -2,6 +2,8 @@
 
 transformers reads a GGUF by unpacking every block in Python, half a minute for 135 million weights. So its weights and
 tokenizer are saved as safetensors under the hash of the file's content; every later load maps those (half a second).
+One folder serves every dtype. Each tensor is kept in the fewest bits that hold it exactly: 16 where it was stored so;
+32 for most that were quantised, because a scale times a block's number has more digits than a 16-bit number.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 CONTROL = 3  # a token's kind in a GGUF: it is never text
-LAYOUT = "2"  # part of the cache key: raise it when a conversion would come out differently
+LAYOUT = "3"  # part of the cache key: raise it when a conversion would come out differently
 
 
 Say = Callable[[str], None]
@@ -34,7 +36,7 @@ def cache_folder() -> Path:
     return Path(platformdirs.user_cache_dir("fastsample", appauthor=False)) / "models"
 
 
-def unpacked(path: Path, dtype: Any = None, progress: Say = lambda line: None) -> Path:
+def unpacked(path: Path, progress: Say = lambda line: None) -> Path:
     """The folder with the safetensors of a .gguf file, unpacked now if it is the first time.
 
     A folder of its final name is complete: it is written under another name and renamed. Of two processes the second
@@ -47,8 +49,7 @@ def unpacked(path: Path, dtype: Any = None, progress: Say = lambda line: None) -
     need("gguf", "accelerate", "filelock")
     from filelock import FileLock
 
-    kind = "float32" if dtype is None else str(dtype).removeprefix("torch.")
-    folder = cache_folder() / f"{path.stem}-{kind}-{_key(path)}"
+    folder = cache_folder() / f"{path.stem}-{_key(path)}"
     if folder.is_dir():
         return folder
     try:
@@ -60,7 +61,7 @@ def unpacked(path: Path, dtype: Any = None, progress: Say = lambda line: None) -
                 progress(f"unpacking {path.name} into {folder.parent}, this once (half a minute for 100 MB)")
                 part = Path(tempfile.mkdtemp(prefix=f"{folder.name}.part-", dir=folder.parent))
                 try:
-                    _unpack(path, part, dtype)
+                    _unpack(path, part)
                     part.rename(folder)
                 finally:
                     shutil.rmtree(part, ignore_errors=True)
@@ -72,7 +73,7 @@ def unpacked(path: Path, dtype: Any = None, progress: Say = lambda line: None) -
     return folder
 
 
-def _unpack(path: Path, folder: Path, dtype: Any) -> None:
+def _unpack(path: Path, folder: Path) -> None:
     import torch
     import transformers
     from gguf import GGUFReader
@@ -86,10 +87,12 @@ def _unpack(path: Path, folder: Path, dtype: Any) -> None:
         tokenizer = _tokenizer(here, file, reader.fields)
         with compat.without_unpacking_bar():
             model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-                here, gguf_file=file, dtype=dtype or torch.float32, **compat.unpack_options()
+                here, gguf_file=file, dtype=torch.float32, **compat.unpack_options()
             )
     except Exception as error:  # a damaged file fails in numpy, struct, Rust or transformers, each in its own way
         raise ModelError(f"{str(path)!r} cannot be read as a GGUF model: {first_line(error)}") from error
+    for parameter in model.parameters():
+        parameter.data = _exact(parameter.data)
     need, free = sum(p.numel() * p.element_size() for p in model.parameters()), shutil.disk_usage(folder).free
     if free < need * 1.05:
         raise ModelError(
@@ -98,7 +101,20 @@ def _unpack(path: Path, folder: Path, dtype: Any) -> None:
         )
     compat.forget_packing(model)
     model.save_pretrained(folder)
+    model.config.dtype = torch.float32  # what it is loaded in unless another is asked for
+    model.config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _exact(weights: Any) -> Any:
+    """The same numbers in the fewest bits: in bfloat16 or float16 where no bit is lost, else as they are."""
+    import torch
+
+    for dtype in (torch.bfloat16, torch.float16):
+        shorter = weights.to(dtype)
+        if torch.equal(shorter.to(weights.dtype).view(torch.int32), weights.view(torch.int32)):
+            return shorter
+    return weights
 
 
 def _check_sizes(folder: str, file: str, reader: Any) -> None:

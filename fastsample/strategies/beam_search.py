@@ -8,9 +8,9 @@ from typing import Any
 from ..scoring.base import Scorer, aggregate
 from ..voting.rule import at_least
 from .base import Choice, Grow, Score, Steps
-from .best_of_n import temperatures_of
 from .choice import check_choice, needed
 from .path import Ask, Path, in_turn
+from .plan import temperatures_of
 from .task import Task
 from .together import together
 

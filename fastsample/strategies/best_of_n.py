@@ -9,6 +9,7 @@ from ..voting.rule import at_least
 from .base import Choice, Grow, Score, Steps
 from .choice import check_choice, needed
 from .path import in_turn
+from .plan import temperatures_of
 from .task import Task
 
 
@@ -54,14 +55,3 @@ class WeightedVote(Best):
     """n texts, the answer with the largest sum of scores; the default of Snell et al. and of search-and-learn."""
 
     how: str = "weighted"
-
-
-def temperatures_of(text: str) -> tuple[float, ...]:
-    """ "0.4/0.8" -> (0.4, 0.8); raises ValueError for what are no temperatures."""
-    try:
-        values = tuple(float(part) for part in text.split("/"))
-    except ValueError:
-        values = (-1.0,)
-    if any(not 0 <= value < float("inf") for value in values):
-        raise ValueError(f"temperatures must be numbers of at least 0 with / between them, got {text!r}; 0.8 is usual")
-    return values

@@ -8,9 +8,9 @@ from math import log, sqrt
 from ..scoring.base import Scorer, is_probability
 from ..voting.rule import at_least
 from .base import Choice, Grow, Score, Steps
-from .best_of_n import temperatures_of
 from .choice import check_choice, needed
 from .path import Path
+from .plan import temperatures_of
 from .task import Task
 
 

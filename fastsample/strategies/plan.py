@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
-from math import isnan, nan
+from math import inf, isnan, nan
 
 from ..voting.temperatures import EVEN_ROUNDS
 
@@ -27,8 +28,7 @@ def plan_of(temperatures: Sequence[float], samples: int) -> list[tuple[float, in
     if not temperatures:
         raise ValueError("temperatures must name at least one; (0, 0.4, 0.8, 1.2) is the default")
     for t in temperatures:
-        if not 0 <= t < float("inf"):
-            raise ValueError(f"a temperature must be a finite number of at least 0, got {t}")
+        check_temperature(t)
     if len(set(temperatures)) < len(temperatures):
         raise ValueError(
             f"a temperature is named twice in {tuple(temperatures)}; raise `samples` to draw it more often"
@@ -39,15 +39,26 @@ def plan_of(temperatures: Sequence[float], samples: int) -> list[tuple[float, in
 
 
 def temperatures_of(given: str | float | Iterable[float]) -> tuple[float, ...]:
-    """Of "0.4+0.8", which holds no comma where commas part arguments; of one number; or of several.
+    """Of "0.4/0.8", or "0.4,0.8" where commas part nothing else; of one number; or of several.
 
-    raises: ValueError for a text that holds anything else
+    raises: ValueError for a text that holds anything else, and for what is no temperature
     """
-    listed = given.split("+") if isinstance(given, str) else [given] if isinstance(given, int | float) else given
+    listed = re.split("[/,]", given) if isinstance(given, str) else [given] if isinstance(given, int | float) else given
     try:
-        return tuple(float(t) for t in listed)
+        found = tuple(float(t) for t in listed)
     except ValueError:
-        raise ValueError(f"temperatures must be numbers with + between them, got {given!r}; write 0.4+0.8") from None
+        raise ValueError(
+            f"temperatures must be numbers with / or commas between them, got {given!r}; write 0.4/0.8"
+        ) from None
+    for t in found:
+        check_temperature(t)
+    return found
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise ValueError for what is no temperature."""
+    if not 0 <= temperature < inf:
+        raise ValueError(f"a temperature must be a finite number of at least 0, got {temperature}")
 
 
 def auto_plan_of(temperatures: Sequence[float], samples: int) -> list[tuple[float, int]]:

@@ -9,7 +9,7 @@ from typing import Any
 from ..voting.registry import name_of, rule_of
 from ..voting.rule import Rule
 from ..voting.stopping import Majority
-from .plan import auto_plan_of, plan_of
+from .plan import auto_plan_of, plan_of, temperatures_of
 from .records import Written
 
 FULL_VOTE = Majority()
@@ -72,19 +72,9 @@ def is_auto(text: str) -> bool:
     return text.partition(":")[0].strip() == AUTO
 
 
-def numbers(text: str) -> tuple[float, ...]:
-    """Temperatures of a text; raises ValueError with the form that would have been right."""
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(
-            f"temperatures must be numbers with commas between them, got {text!r}; the default is 0,0.4,0.8,1.2"
-        ) from None
-
-
 def _among(text: str) -> tuple[float, ...]:
     _, colon, named = text.partition(":")
-    return numbers(named) if colon else TEMPERATURES
+    return temperatures_of(named) if colon else TEMPERATURES
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from math import fsum, isfinite
 from ..scoring.base import Scorer
 from ..voting.rule import at_least
 from .base import Choice, Grow, Score, Steps
-from .best_of_n import temperatures_of
 from .choice import check_how
 from .path import Path
+from .plan import temperatures_of
 from .task import Task
 
 BY = ("leg", "entropy")

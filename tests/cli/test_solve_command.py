@@ -138,7 +138,7 @@ def test_answers_are_text_and_no_markup(tmp_path):
 REFUSED = {
     "--scorer nope": "a scorer is mean-logprob, exact:KEY",
     "--samples 0": "samples must be at least 1, got 0",
-    "--temperatures 0,a": "temperatures must be numbers with commas between them, got '0,a'",
+    "--temperatures 0,a": "temperatures must be numbers with / or commas between them, got '0,a'",
     "--temperatures -1": "a temperature must be a finite number of at least 0, got -1.0",
     "--temperatures 1,1": "a temperature is named twice",
     "--top-p 1.5": "top_p must be in (0, 1], got 1.5",

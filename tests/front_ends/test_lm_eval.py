@@ -73,7 +73,7 @@ def test_as_a_command(task, tiny_folder, tmp_path):
     """The harness's own command line, with the name `fastsample`, arguments as text and a result file."""
     command = [
         sys.executable, "-m", "fastsample.lm_eval", "--model", "fastsample", "--tasks", "ten_questions",
-        "--model_args", f"pretrained={tiny_folder},temperatures=0.5+1.0,samples=4,rule=ahead:k=3",
+        "--model_args", f"pretrained={tiny_folder},temperatures=0.5/1.0,samples=4,rule=ahead:k=3",
         "--include_path", str(task), "--apply_chat_template", "--output_path", str(tmp_path / "out"),
     ]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
@@ -106,5 +106,5 @@ def test_refusals(lm):
         lm.loglikelihood([])
     with pytest.raises(ValueError, match=r"may name until, .* got penalty_alpha"):
         lm.generate_until(asked("x", penalty_alpha=0.1))
-    with pytest.raises(ValueError, match=r"numbers with \+ between them, got '0.4,warm'"):
+    with pytest.raises(ValueError, match=r"numbers with / or commas between them, got '0.4,warm'"):
         VotingLM(engine=lm.engine, tokenizer=lm.tokenizer, temperatures="0.4,warm")

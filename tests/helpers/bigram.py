@@ -83,8 +83,8 @@ def save_folder(folder: Path, transitions=SEVEN_TO_THREE, context=512) -> Path:
     return folder
 
 
-def save_gguf(path: Path, transitions=SEVEN_TO_THREE) -> Path:
-    """The same model as a float32 GGUF."""
+def save_gguf(path: Path, transitions=SEVEN_TO_THREE, stored="F32") -> Path:
+    """The same model as a GGUF, its matrices stored so: F32, BF16 or F16."""
     import gguf
 
     tokenizer = bigram_tokenizer()
@@ -126,7 +126,8 @@ def save_gguf(path: Path, transitions=SEVEN_TO_THREE) -> Path:
         else:
             _, _, number, inner = stem.split(".", 3)
             target = f"blk.{number}.{names[inner]}"
-        writer.add_tensor(f"{target}.weight", weight.numpy())
+        kind = gguf.GGMLQuantizationType[stored if weight.dim() > 1 else "F32"]
+        writer.add_tensor(f"{target}.weight", gguf.quants.quantize(weight.numpy(), kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import bigram
 import pytest
 import torch
-from gguf import GGUFReader
+from gguf import GGMLQuantizationType, GGUFReader
+from gguf.quants import dequantize, quantize
 
 from fastsample import models
 from fastsample.models import gguf
@@ -31,6 +32,46 @@ def test_a_gguf_is_unpacked_once_and_is_the_same_model(tiny_folder, tiny_gguf, c
     assert len(lines) == 1
     assert tiny_gguf.name in lines[0]
     assert len([path for path in cache.iterdir() if path.is_dir()]) == 1
+
+
+@pytest.mark.parametrize("stored", ["F32", "BF16", "F16"])
+def test_one_folder_serves_every_dtype_and_loses_no_bit(stored, cache, tmp_path):
+    """A file of 16 bits takes 16 on the disk too; in float32 it is the file's numbers, else these rounded once."""
+    path = bigram.save_gguf(tmp_path / "model.gguf", stored=stored)
+    whole = {t.name: torch.from_numpy(dequantize(t.data, t.tensor_type).copy()) for t in GGUFReader(path).tensors}
+    held = {
+        dtype: models.load(str(path), dtype=dtype, **QUIET)[0].state_dict() for dtype in (None, "bfloat16", "float16")
+    }
+    names = {"token_embd.weight": "model.embed_tokens.weight", "output.weight": "lm_head.weight"}
+    for ours, theirs in names.items():
+        assert torch.equal(held[None][theirs], whole[ours])
+    for dtype in (torch.bfloat16, torch.float16):
+        rounded = held[str(dtype).removeprefix("torch.")]
+        assert {t.dtype for t in rounded.values()} == {dtype}
+        assert all(torch.equal(rounded[name], t.to(dtype)) for name, t in held[None].items())
+    (folder,) = [place for place in cache.iterdir() if place.is_dir()]
+    numbers = sum(t.numel() for t in held[None].values())
+    bytes_each = (folder / "model.safetensors").stat().st_size / numbers
+    assert bytes_each == pytest.approx(
+        3.05 if stored == "F32" else 2, rel=0.03
+    )  # of F32 the zeros and ones need 16 bits
+
+
+@pytest.mark.parametrize(
+    ("kind", "kept"),
+    [("BF16", torch.bfloat16), ("F16", torch.float16), ("F32", torch.float32), ("Q8_0", torch.float32),
+     ("Q4_1", torch.float32)],
+)  # fmt: skip
+def test_what_fits_into_sixteen_bits(kind, kept):
+    """Sixteen bits where no bit is lost; a quantised number, a scale of 11 bits times one of 8, needs more."""
+    numbers = torch.randn(4, 256, generator=torch.Generator().manual_seed(1)).numpy()
+    stored = GGMLQuantizationType[kind]
+    weights = torch.from_numpy(dequantize(quantize(numbers, stored), stored).copy())
+    found = gguf._exact(weights)
+    assert found.dtype == kept
+    assert torch.equal(found.float(), weights)
+    assert gguf._exact(torch.tensor([-0.0, 1.0, float("inf")])).dtype == torch.bfloat16
+    assert gguf._exact(torch.tensor([2.0**-30, 1 + 2.0**-9])).dtype == torch.float32  # one for each of the two kinds
 
 
 def test_digits_are_split_as_the_gguf_says(tiny_gguf, cache):
@@ -106,7 +147,7 @@ def test_a_killed_unpacking_leaves_nothing_that_is_taken_for_a_model(tiny_gguf, 
 def test_an_interrupted_unpacking_removes_its_remains(tiny_gguf, cache, monkeypatch):
     """Ctrl-C half-way leaves no folder at all."""
 
-    def interrupt(path, folder, dtype):
+    def interrupt(path, folder):
         (folder / "model.safetensors").write_bytes(b"half")
         raise KeyboardInterrupt
 

@@ -27,7 +27,7 @@ def test_a_folder_loads_with_its_tokenizer(tiny_folder, logits_of):
 
 
 def test_dtype_is_kept_or_asked_for(tiny_folder, tiny_gguf, cache):
-    """None keeps what is stored; a name or a torch dtype converts; a .gguf file has a folder per dtype."""
+    """None keeps what is stored; a name or a torch dtype converts, a .gguf file too."""
     assert models.load(str(tiny_folder), **QUIET)[0].dtype == torch.float32
     assert models.load(str(tiny_folder), dtype="bfloat16", **QUIET)[0].dtype == torch.bfloat16
     assert models.load(str(tiny_gguf), dtype=torch.float16, **QUIET)[0].dtype == torch.float16

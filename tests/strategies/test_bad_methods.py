@@ -10,6 +10,7 @@ from fastsample.solving.solve import solve_many
 from fastsample.strategies.base import Choice, Grow, Read, Score
 from fastsample.strategies.choice import choose
 from fastsample.strategies.path import Ask, Path
+from fastsample.strategies.plan import temperatures_of
 from fastsample.strategies.question import Settings
 from fastsample.strategies.registry import METHODS, method_of, strategy_name
 from fastsample.strategies.task import Budget, SpentError
@@ -272,3 +273,19 @@ def test_what_no_leg_can_be(fields, sentence):
 def test_the_world_is_not_always_right():
     """The twin of the oracle."""
     assert not worlds.is_right((1, 2))
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [("0.4/0.8", (0.4, 0.8)), ("0,0.4,1e+0", (0.0, 0.4, 1.0)), ("0.7", (0.7,)), (0.7, (0.7,)), ([0.4, 1], (0.4, 1.0))],
+)  # fmt: skip
+def test_temperatures_have_one_notation(given, found):
+    """At the command line, in strategies and in other programs: / between them, or commas where these part nothing."""
+    assert temperatures_of(given) == found
+
+
+@pytest.mark.parametrize("given", ["", "0.4//0.8", "warm", "-1", "nan", "0.4/inf", [0.4, -1.0]])
+def test_what_are_no_temperatures(given):
+    """One sentence, with the value."""
+    with pytest.raises(ValueError, match=r"temperatures? must be"):
+        temperatures_of(given)
