@@ -293,6 +293,15 @@ def test_the_table_of_sampling_is_what_was_stored():
     assert [line for line in lines if line not in page] == []
 
 
+def test_what_was_stored_was_measured():
+    """Every row of bench/sampling.json is of a program that the bench itself runs, none a figure from elsewhere."""
+    script = (ROOT / "bench/sampling.py").read_text()
+    cells = json.loads((ROOT / "bench/sampling.json").read_text())["results"]
+    names = {name for cell in cells for name in cell["us_per_row"]}
+    assert {"fastsample", "transformers", "llama.cpp"} <= names
+    assert [name for name in names if f'"{name}"' not in script] == []
+
+
 def test_what_the_gpu_page_counts():
     """Issue slots, spills and loads of bench/kernel_cost.md, and the faults that are planted."""
     page = " ".join(PAGES["docs/gpu.md"].read_text().split())
