@@ -12,6 +12,7 @@ except ModuleNotFoundError as error:
 from ..version import __version__
 from .allocate import allocate
 from .cache import cache
+from .efforts import efforts
 from .evaluate import evaluate
 from .head import head
 from .info import info
@@ -23,6 +24,7 @@ from .report import report
 from .serve import serve
 from .solve import solve
 from .tops import tops
+from .ttt import ttt
 
 main = typer.Typer(
     no_args_is_help=True,
@@ -45,5 +47,9 @@ def fastsample(
     """Many samples of one question, cheaply: one prefill for all temperatures, one batch, a vote with early exit."""
 
 
-for command in (solve, questions, evaluate, merge, report, allocate, tops, labels, head, plan, serve, info, cache):
+COMMANDS = (
+    solve, questions, evaluate, merge, report, allocate, efforts, tops, labels, head, ttt, plan, serve, info, cache,
+)  # fmt: skip
+
+for command in COMMANDS:
     main.command()(command)

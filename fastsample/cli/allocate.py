@@ -20,7 +20,10 @@ def allocate(
     ] = None,
     difficulty: Annotated[
         str,
-        typer.Option(help="agreement of the first samples (needs no key), or oracle: the share of right ones."),
+        typer.Option(
+            help="agreement of the first samples, or predicted: their mean score (both need no key); or oracle: the "
+            "share of right ones."
+        ),
     ] = "agreement",
     k: Annotated[int, typer.Option("-k", help="How many first samples say how hard a question is.")] = 8,
     table: Annotated[
@@ -42,8 +45,8 @@ def allocate(
 
         found = fit(runs, budget=budget, difficulty=difficulty, k=k)
     if table is not None:
-        if difficulty != "agreement":
-            refuse("a table is for agreement, which needs no key; leave --difficulty out")
+        if difficulty == "oracle":
+            refuse("a table is for agreement or predicted difficulty, which need no key; leave --difficulty out")
         try:
             table.write_text(json.dumps(found.table.to_json()) + "\n", encoding="utf-8")
         except OSError as error:

@@ -26,7 +26,8 @@ def labels(
     r"""Label each leg of the texts in RUN by how often what follows it is right: from 0 to 1.
 
     A text that was written at once gives its verdict to all its legs. Better labels come from a run that continued each
-    leg many times: fastsample evaluate --strategy rollouts:n=8. fastsample head learns from the labels.
+    leg many times: fastsample evaluate --strategy rollouts:n=8, or from one that looks for the first mistake of wrong
+    texts: --strategy omega --scorer key. fastsample head learns from the labels.
 
     Exit code: 0, or 2 for what cannot be read or written.
     """
@@ -54,7 +55,8 @@ def labels(
         ]
         if not found:
             refuse(f"{runs[0]} holds no text that came to its end and has a key to be judged by; nothing is written")
-        kind = "rollouts" if all("rollouts" in str(c.get("strategy")) for c in configs) else "outcome"
+        names = {str(c.get("strategy")).partition(":")[0] for c in configs}
+        kind = names.pop() if names in ({"rollouts"}, {"omega"}) else "outcome"
         about = {"kind": kind, "until": delimiter, "runs": [str(run) for run in runs], "verifier": verifier or "key"}
         try:
             write_labels(out, found, about)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import count
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +18,9 @@ def questions(
     option: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of the data set, such as max_digits=1; repeatable.")
     ] = None,
+    puzzles: Annotated[
+        bool, typer.Option("--puzzles", help="As puzzles for fastsample ttt: of arc_1d, which tells all its pairs.")
+    ] = False,
 ) -> None:
     """Write N different questions of a reasoning-gym data set to standard output, one JSON object a line.
 
@@ -47,12 +50,26 @@ def questions(
             if text in seen:
                 continue
             seen.add(text)
-            record = {"id": f"{name}-{seed}-{place}", "question": text, "answer": str(entry["answer"])}
-            print(json_line(record))
+            own = f"{name}-{seed}-{place}"
+            if puzzles:
+                print(json_line(_puzzle(own, entry["metadata"])))
+            else:
+                print(json_line({"id": own, "question": text, "answer": str(entry["answer"])}))
             if len(seen) == n:
                 return
     except (TypeError, AssertionError, ValueError) as error:
         refuse(f"{name} does not take these settings: {error or type(error).__name__}")
+
+
+def _puzzle(own: str, metadata: dict[str, Any]) -> dict[str, object]:
+    """A puzzle of one line a grid, as reasoning-gym's arc_1d has them."""
+    if not {"train_examples", "test_example"} <= set(metadata):
+        refuse("--puzzles needs a data set that tells all its pairs, such as arc_1d; ARC's own files need no command")
+    train, test = (
+        [{name: [pair[name]] for name in ("input", "output")} for pair in pairs]
+        for pairs in (metadata["train_examples"], [metadata["test_example"]])
+    )
+    return {"id": own, "train": train, "test": test}
 
 
 def _setting(text: str) -> tuple[str, object]:

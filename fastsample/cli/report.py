@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .efforts import table_of
 from .terminal import console_for, json_line, refusals, refuse
 
 if TYPE_CHECKING:
@@ -29,6 +32,12 @@ def report(
     rule: Annotated[
         list[str] | None,
         typer.Option("--rule", help="A rule to replay, such as ahead:k=5; repeatable; else a usual set."),
+    ] = None,
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--strategy", help="A strategy to replay on the stored texts, such as best:n=4,how=vote; repeatable."
+        ),
     ] = None,
     slots: Annotated[
         int | None, typer.Option(help="Rows of the batch to replay with; left out: the run's own.")
@@ -51,13 +60,20 @@ def report(
         from ..evaluation.page import plain, write_page
         from ..evaluation.plots import plots
         from ..evaluation.report import USUAL_RULES, report_of
+        from ..strategies.registry import method_of
         from ..voting.registry import rule_of
 
         names = tuple(rule) if rule else USUAL_RULES
         for name in names:
             rule_of(name)
+        for name in strategy or ():
+            method_of(name)
+        tokenizers = {folder: tokenizer_for(folder, strategy or (), console) for folder in runs}
         with console.status("replaying the rules"):
-            pages = [report_of(folder, names, slots=slots) for folder in runs]
+            pages = [
+                report_of(folder, names, slots=slots, strategies=strategy, tokenizer=tokenizers[folder])
+                for folder in runs
+            ]
             entries = entries_of(runs)
         try:
             graphs = [plots(page) if page.rows else [] for page in pages]
@@ -91,6 +107,9 @@ def _show(page: Report, console: Console) -> None:
     console.print("  ".join(f"{name} {value}" for name, value in settings), style="dim", markup=False)
     if page.complete < page.questions:
         console.print(incomplete(page), style="yellow", markup=False)
+    if page.levels:
+        console.print(table_of(page.levels))
+    _show_strategies(page, console)
     if not page.rows:
         return
     table = Table(box=None, header_style="bold")
@@ -111,6 +130,41 @@ def _show(page: Report, console: Console) -> None:
         table.add_row(*line)
     console.print(table)
     console.print(page.verdict, markup=False)
+
+
+def _show_strategies(page: Report, console: Console) -> None:
+    from rich.table import Table
+
+    from ..evaluation.replayed import HEADS, cells
+
+    played = [row for row in page.strategies if row.refusal is None]
+    if played:
+        table = Table(box=None, header_style="bold")
+        for n, head in enumerate(HEADS):
+            table.add_column(head, justify="right" if n else "left")
+        for row in played:
+            name, *values = cells(row)
+            table.add_row(broken(name, NAME), *values)
+        console.print(table)
+    for row in page.strategies:
+        if row.refusal is not None:
+            console.print(f"{row.strategy}: {row.refusal}", style="yellow", markup=False, soft_wrap=True)
+
+
+def tokenizer_for(folder: Path, strategies: Sequence[str], console: Console) -> Any:
+    """The tokenizer of a run's model, for strategies that need more than texts; None where none does, or none is there.
+
+    Without it, a strategy that has prompts of its own says that it needs one.
+    """
+    from ..evaluation.stored import read_config
+    from ..models.loading import load_tokenizer
+    from ..strategies.best_of_n import Best
+    from ..strategies.registry import method_of
+
+    if all(isinstance(method_of(name), Best) for name in strategies):
+        return None
+    with console.status("loading the tokenizer"), suppress(ValueError):
+        return load_tokenizer(read_config(folder).get("model") or None, progress=lambda line: None)
 
 
 def broken(name: str, width: int) -> str:

@@ -14,7 +14,7 @@ from ..answers.equivalence import canonical
 from ..answers.extractors import Extractor
 from ..engines.base import Engine
 from ..scoring.base import Scorer
-from ..scoring.verifiers import scorer_of
+from ..scoring.verifiers import Keys, scorer_of
 from ..solving.fit import fitted, serving
 from ..solving.ray_pool import RayPool
 from ..solving.solve import solve_many
@@ -101,6 +101,8 @@ def evaluate(
 
         writer = engine = LocalEngine(model, tokenizer, slots=slots, prepack=prepack)
     judge = None if scorer is None else scorer_of(scorer)
+    if isinstance(judge, Keys):
+        judge = Keys({item.question: item.answer for item in items})
     if engine is None:
         fitted(settings, writer.traits, judge)
     else:

@@ -201,18 +201,22 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     return max(0.0, (middle - half) / (1 + z * z / n)), min(1.0, (middle + half) / (1 + z * z / n))
 
 
-def paired_interval(a: Sequence[bool], b: Sequence[bool], *, draws: int = 4000, seed: int = 0) -> tuple[float, float]:
-    """The 95 % bootstrap interval of accuracy(a) - accuracy(b) on the same questions.
+def paired_interval(a: Sequence[float], b: Sequence[float], *, draws: int = 4000, seed: int = 0) -> tuple[float, float]:
+    """The 95 % bootstrap interval of mean(a) - mean(b) on the same questions: right or wrong, or shares of right texts.
 
     raises: ValueError for different lengths
     """
     if len(a) != len(b):
         raise ValueError(f"paired intervals need the same questions, got {len(a)} and {len(b)} answers")
-    if not a:
+    return mean_interval([x - y for x, y in zip(a, b)], draws=draws, seed=seed)
+
+
+def mean_interval(values: Sequence[float], *, draws: int = 4000, seed: int = 0) -> tuple[float, float]:
+    """The 95 % bootstrap interval of a mean over questions; (0, 0) of none."""
+    if not values:
         return 0.0, 0.0
     rng = random.Random(seed)
-    differences = [int(x) - int(y) for x, y in zip(a, b)]
-    means = sorted(sum(rng.choices(differences, k=len(a))) / len(a) for _ in range(draws))
+    means = sorted(sum(rng.choices(values, k=len(values))) / len(values) for _ in range(draws))
     return means[round(0.025 * (draws - 1))], means[round(0.975 * (draws - 1))]
 
 

@@ -15,6 +15,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
+from . import efforts, replayed
 from .explorer import PAGE_BYTES, Entry, Shelf, pairs_of, shelf_of
 from .plots import letters
 from .report import Report, Row
@@ -171,6 +172,9 @@ def _section(number: int, name: str, page: Report, drawn: Graphs) -> str:
         parts.append(f'<p class="note">{escape(page.verdict)}</p>')
     if page.complete < page.questions:
         parts.append(f"<p>{escape(incomplete(page))}</p>")
+    if page.levels:
+        parts += ["<h3>Levels of effort</h3>", _table("temps", efforts.HEADS, [efforts.cells(x) for x in page.levels])]
+    parts += _strategies(page)
     if page.rows:
         shown = [f"<figure>{_both(graph)}<figcaption>{escape(graph[0])}</figcaption></figure>" for graph in drawn]
         passed = ", ".join(f"Pass@{k} {100 * p:.1f} %" for k, p in page.pass_at.items())
@@ -186,6 +190,15 @@ def _section(number: int, name: str, page: Report, drawn: Graphs) -> str:
     settings = _table("settings", (), settings_table(page))
     parts.append(f'<details class="more"><summary>Settings and cost of the run</summary>{settings}</details></section>')
     return "".join(parts)
+
+
+def _strategies(page: Report) -> list[str]:
+    if not page.strategies:
+        return []
+    played = [replayed.cells(row) for row in page.strategies if row.refusal is None]
+    told = [f"<p>{escape(plain(f'{row.strategy}: {row.refusal}'))}</p>" for row in page.strategies if row.refusal]
+    table = [_table("temps", replayed.HEADS, played)] if played else []
+    return ["<h3>Strategies, replayed on the same texts</h3>", *table, *told]
 
 
 def _both(graph: tuple[str, str, str]) -> str:

@@ -16,8 +16,10 @@ from ..voting.registry import rule_of
 from ..voting.rule import Rule
 from . import metrics
 from .dataset import RunError
+from .efforts import Level, levels_of
 from .metrics import Mark, Point
 from .replay import StoredEngine, replay
+from .replayed import StrategyRow, rows_of, usual_strategies
 from .stored import read_config, read_items, read_paths, read_results, read_samples, read_sessions, settings_of
 
 USUAL_RULES = (
@@ -90,6 +92,8 @@ class Report:
     pass_at: dict[int, float] = field(default_factory=dict)
     verdict: str = ""
     search: dict[str, float] | None = None
+    strategies: list[StrategyRow] = field(default_factory=list)
+    levels: list[Level] = field(default_factory=list)
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, str | None], dict[str, dict[int, Written]]]:
@@ -103,8 +107,18 @@ def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, str | None], dict[
     return config, keys, stored
 
 
-def report_of(folder: Path, rules: Sequence[str] = USUAL_RULES, *, slots: int | None = None) -> Report:
+def report_of(
+    folder: Path,
+    rules: Sequence[str] = USUAL_RULES,
+    *,
+    slots: int | None = None,
+    strategies: Sequence[str] | None = None,
+    tokenizer: Any = None,
+) -> Report:
     """Replay the rules on the questions of a run whose whole budget is stored.
+
+    strategies: to be replayed on the stored legs, see `stored_tree`; None takes usual ones of the run's own, where it
+                has one. tokenizer: the model's; strategies with prompts of their own need it
 
     Nothing is replayed for a run whose own rule stops early: what the samples it saved would have said, nobody knows,
     and the questions on which it saved none are the hardest ones.
@@ -118,8 +132,10 @@ def report_of(folder: Path, rules: Sequence[str] = USUAL_RULES, *, slots: int | 
     if not rule_of(settings.rule).spends_budget:
         ids = []
     page = Report(folder, config, len(keys), len(ids), live_costs(folder))
+    wanted = usual_strategies(config) if strategies is None else strategies
+    page.strategies = rows_of(folder, wanted, tokenizer=tokenizer) if wanted else []
     if "strategy" in config:
-        page.search = searched(folder, keys)
+        page.search, page.levels = searched(folder, keys), levels_of(folder)
         return page
     if not ids:
         return page

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, cast
 
@@ -16,8 +16,8 @@ from .yes_no import Judge
 
 Verify = Callable[[str, "str | None", str], float]  # (question, answer, text) -> number
 FORMS = (
-    "mean-logprob, exact:KEY, math:KEY, python:TESTS.py, python-unsafe:TESTS.py, module:function, "
-    "signal:BY, judge or head:FILE (a number a leg), or sigmoid:SCORER"
+    "mean-logprob, key (those of evaluate's questions), exact:KEY, math:KEY, python:TESTS.py, python-unsafe:TESTS.py, "
+    "module:function, signal:BY, judge or head:FILE (a number a leg), or sigmoid:SCORER"
 )
 
 
@@ -49,6 +49,31 @@ class ExactMatch:
         """See `Scorer`."""
         right = canonical(self.key)
         return [float(c.answer is not None and right is not None and canonical(c.answer) == right) for c in candidates]
+
+
+@dataclass(frozen=True)
+class Keys:
+    """1.0 where the answer is that of the question in `by_question`, in canonical form, else 0.0.
+
+    `evaluate` fills it in from its questions: what a scorer that always knew would choose, and verdicts for rollouts.
+    by_question: question -> right answer, or None where it is not known
+    """
+
+    by_question: Mapping[str, str | None] = field(default_factory=dict)
+    name: ClassVar[str] = "key"
+    is_probability: ClassVar[bool] = True
+
+    def score(self, candidates: Sequence[Candidate]) -> list[float]:
+        """See `Scorer`; raises ValueError for a question whose key it does not have."""
+        numbers = []
+        for c in candidates:
+            key = self.by_question.get(c.question)
+            if key is None:
+                raise ValueError(
+                    "the scorer key knows keys of evaluate's questions, and not this one's; name exact:KEY"
+                )
+            numbers += ExactMatch(key).score([c])
+        return numbers
 
 
 @dataclass(frozen=True)
@@ -140,6 +165,8 @@ def scorer_of(given: str | Scorer | Verify) -> Scorer:
         return MeanLogprob()
     if given == "judge":
         return Judge()
+    if given == "key":
+        return Keys()
     kind, colon, rest = given.partition(":")
     if not colon or not rest:
         raise ValueError(f"a scorer is {FORMS}, got {given!r}")

@@ -5,35 +5,55 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import fsum, inf
 from pathlib import Path as FilePath
 from typing import Any
 
-from ..scoring.base import Scorer
+from ..scoring.base import Scorer, aggregate
 from .base import Choice, Grow, Score, Steps
 from .best_of_n import Best
-from .path import in_turn
+from .choice import needed
+from .path import Path, in_turn
 from .plan import temperatures_of
 from .task import Task
 
 FORMAT = 1
+MEASURES = ("agreement", "predicted")
+
+
+def agreement(answers: Sequence[str | None]) -> float:
+    """The share of the first samples that give their most frequent answer; 0 of none."""
+    votes = Counter(answer for answer in answers if answer is not None)
+    return max(votes.values(), default=0) / max(1, len(answers))
+
+
+def predicted(scores: Sequence[float]) -> float:
+    """The mean score of the first samples that have an answer; -inf, the hardest, where none has one."""
+    return fsum(scores) / len(scores) if scores else -inf
 
 
 @dataclass(frozen=True)
 class Table:
     """What to do at which agreement.
 
-    k, temperatures: the first samples, which measure it: the share of them that give their most frequent answer
-    edges:           [bins - 1] ascending; a question whose agreement is at least edges[i] is in bin i + 1 or higher
+    k, temperatures: the first samples, which measure how hard a question is
+    edges:           [bins - 1] ascending; a question that measures at least edges[i] is in bin i + 1 or higher
     strategies:      [bins] short forms, for the hardest questions first
+    difficulty:      what is measured: see `agreement` and `predicted`; scorer: whose scores, of the latter
     """
 
     k: int
     temperatures: tuple[float, ...]
     edges: tuple[float, ...]
     strategies: tuple[str, ...]
+    difficulty: str = "agreement"
+    scorer: str = ""
 
     def __post_init__(self) -> None:
+        if self.difficulty not in MEASURES:
+            raise ValueError(f"difficulty must be one of {', '.join(MEASURES)}, got {self.difficulty!r}")
         if len(self.strategies) != len(self.edges) + 1 or list(self.edges) != sorted(self.edges):
             raise ValueError(
                 f"a table has ascending edges and one strategy more than edges, got {list(self.edges)} and "
@@ -44,9 +64,9 @@ class Table:
         if self.k < 1 or not self.temperatures:
             raise ValueError(f"the first samples need k of at least 1 and a temperature, got {self.k}")
 
-    def bin_of(self, agreement: float) -> int:
+    def bin_of(self, measured: float) -> int:
         """0 for the hardest questions."""
-        return bisect_right(self.edges, agreement)
+        return bisect_right(self.edges, measured)
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary for `json.dumps`."""
@@ -56,6 +76,8 @@ class Table:
             "temperatures": list(self.temperatures),
             "edges": list(self.edges),
             "strategies": list(self.strategies),
+            "difficulty": self.difficulty,
+            "scorer": self.scorer,
         }
 
     @classmethod
@@ -66,7 +88,9 @@ class Table:
             if record["format"] != FORMAT:
                 raise ValueError(f"it is not of format {FORMAT}")
             temperatures, edges = (tuple(map(float, record[name])) for name in ("temperatures", "edges"))
-            return cls(int(record["k"]), temperatures, edges, tuple(map(str, record["strategies"])))
+            strategies = tuple(map(str, record["strategies"]))
+            measured = str(record.get("difficulty", "agreement")), str(record.get("scorer", ""))
+            return cls(int(record["k"]), temperatures, edges, strategies, *measured)
         except OSError as error:
             raise ValueError(
                 f"the table {path} cannot be read: {error.strerror}; fastsample allocate writes one"
@@ -87,16 +111,24 @@ class Auto:
 
     table: a file that `fastsample allocate --table` wrote. Without one, a beam for hard questions where the scorer
            is a process scorer, else a longer vote; nothing was measured for that, and the result says so
-    The first samples count as the strategy's own where it is best-of-n, or a vote, at their temperatures.
+
+    The first samples are a vote's own, whatever its temperatures: it draws the rest. Any other strategy begins anew.
     """
 
     table: str = ""
 
     def plan(self, scorer: Scorer | None) -> Table:
-        """The table; raises ValueError for a file that holds none."""
-        if self.table:
-            return Table.of_file(self.table)
-        return UNFITTED if scorer is not None and getattr(scorer, "is_process", False) else UNFITTED_VOTE
+        """The table; raises ValueError for a file that holds none, or whose scorer is another one."""
+        if not self.table:
+            return UNFITTED if scorer is not None and getattr(scorer, "is_process", False) else UNFITTED_VOTE
+        table = Table.of_file(self.table)
+        if table.difficulty == "predicted":
+            name = needed("a table of predicted difficulty", scorer, process=False).name
+            if name != table.scorer:
+                raise ValueError(
+                    f"the table {self.table} was fitted on scores of {table.scorer}, got the scorer {name}"
+                )
+        return table
 
     def __call__(self, task: Task) -> Steps:
         """See `base.Method`."""
@@ -104,18 +136,38 @@ class Auto:
         first = yield Grow(
             [task.ask(task.root, temperature=t) for t in in_turn(plan.temperatures, plan.k)], [task.root]
         )
-        votes = Counter(path.answer for path in first if path.answer is not None)
-        agreement = max(votes.values(), default=0) / plan.k
-        text = plan.strategies[plan.bin_of(agreement)]
+        if plan.difficulty == "predicted":
+            able = [path for path in dict.fromkeys(first) if path.answer is not None]
+            scores = (yield Score(able)) if able else []
+            measured = predicted([aggregate(numbers) for numbers in scores])
+            said = f"a mean score of {measured:.4g}"
+        else:
+            measured = agreement([path.answer for path in first])
+            said = f"{measured:.0%} of {plan.k} agree"
+        text = plan.strategies[plan.bin_of(measured)]
         method = task.method_of(text)
-        if isinstance(method, Best) and temperatures_of(method.temperatures) == plan.temperatures:
-            heats = in_turn(plan.temperatures, method.n)[plan.k :]
-            more = (yield Grow([task.ask(task.root, temperature=t) for t in heats], ends=True)) if heats else []
-            paths = list(dict.fromkeys([*first, *more]))
-            if task.scorer is not None and method.how != "vote":
-                yield Score([path for path in paths if path.answer is not None])
-            choice: Choice = task.choose(paths, method.how, method.aggregate)
+        if isinstance(method, Best) and (method.how == "vote" or _is_own(method, plan)):
+            choice = yield from self._rest(task, plan, method, first)
         else:
             choice = yield from method(task)
         fitted = "" if self.table else ", no table fitted"
-        return replace(choice, reason=f"{text} ({agreement:.0%} of {plan.k} agree{fitted}): {choice.reason}")
+        return replace(choice, reason=f"{text} ({said}{fitted}): {choice.reason}")
+
+    def _rest(self, task: Task, plan: Table, method: Best, first: Sequence[Path]) -> Steps:
+        """Best-of-n whose first texts are there."""
+        temperatures = temperatures_of(method.temperatures)
+        if _is_own(method, plan):
+            heats = in_turn(temperatures, method.n)[plan.k :]
+        else:
+            heats = in_turn(temperatures, max(0, method.n - plan.k))
+        more = (yield Grow([task.ask(task.root, temperature=t) for t in heats], ends=True)) if heats else []
+        paths = list(dict.fromkeys([*first, *more]))
+        if task.scorer is not None and method.how != "vote":
+            yield Score([path for path in paths if path.answer is not None])
+        choice: Choice = task.choose(paths, method.how, method.aggregate)
+        return choice
+
+
+def _is_own(method: Best, plan: Table) -> bool:
+    """Whether its texts begin with the first samples."""
+    return temperatures_of(method.temperatures) == plan.temperatures

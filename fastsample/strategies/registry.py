@@ -16,6 +16,7 @@ from .best_of_n import Best, WeightedVote
 from .budget_forcing import Efforts, Force
 from .collective import CoMCTS
 from .graph_of_thoughts import AGoT
+from .omega import Omega
 from .particles import Particles
 from .refinement import Refine
 from .retrieval import Retrieve
@@ -40,6 +41,7 @@ METHODS: dict[str, type] = {
     "retrieve": Retrieve,
     "agot": AGoT,
     "rollouts": Rollouts,
+    "omega": Omega,
     "schedule": Schedule,
     "auto": Auto,
 }

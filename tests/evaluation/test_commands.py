@@ -303,6 +303,20 @@ def test_questions():
     assert "chain_sum" in run("questions").stdout.split()
 
 
+def test_puzzles_of_arc_1d(tmp_path):
+    """They are puzzles, of lines, with all their pairs; another data set does not tell them."""
+    pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed")
+    from fastsample.training.puzzles import OF_A_LINE, read_puzzles
+
+    done = run("questions", "arc_1d", "--puzzles", "-n", "5", "--set", "min_size=8", "--set", "max_size=10")
+    path = tmp_path / "p.jsonl"
+    path.write_text(done.stdout)
+    puzzles = read_puzzles([path])
+    assert [(len(p.train), len(p.test), p.symmetries()) for p in puzzles] == [(3, 1, OF_A_LINE)] * 5
+    refused = run("questions", "chain_sum", "--puzzles")
+    assert (refused.exit_code, "tells all its pairs" in refused.stderr) == (2, True)
+
+
 @pytest.mark.parametrize(
     "args", [["nosuch"], ["chain_sum", "--set", "nosuch=1"], ["chain_sum", "--set", "x"], ["chain_sum", "-n", "0"]]
 )

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 from scripted import Characters, scripted
+from world import Oracle, Tokens, answer, is_right, world
 
 from fastsample.evaluation.dataset import Item, RunError
 from fastsample.evaluation.evaluate import evaluate
+from fastsample.evaluation.stored import read_paths
 from fastsample.scoring.verifiers import scorer_of
+from fastsample.solving.solve import solve
 from fastsample.strategies.question import Settings
-from fastsample.training.labels import Counts, Labelled, Splitter, labels_of, read_labels, write_labels
+from fastsample.strategies.splitting import Splitter
+from fastsample.training.labels import Counts, Labelled, labels_of, read_labels, write_labels
 
 WORDS = Characters()
 
@@ -99,6 +104,57 @@ def test_a_value_is_the_mean_over_children_and_not_over_ends(tmp_path):
     ends = [line for line in lines if line["number"] not in children]
     assert len(ends) == 5
     assert len(children[first["number"]]) == 3
+
+
+def test_the_first_mistake_is_found(tmp_path):
+    """In a world where wrong stays wrong: of every text that was searched the last right place and the first wrong one
+    are known, for log2 of its legs in places; nothing but the places that were continued has a label."""
+    depth, k = 8, 16
+    items = [Item(f"q{n}", str(n), "right") for n in range(8)]
+    strategy = f"omega:k={k},searches=3"
+    evaluate(
+        None, Tokens(), items, tmp_path / "run", settings=Settings(max_new_tokens=40), extractor=answer,
+        engine=world(0.85, depth=depth), strategy=strategy, scorer="key", named={"model": "world", "dtype": None},
+    )  # fmt: skip
+    trees = {}
+    for path in read_paths(tmp_path / "run"):
+        trees.setdefault(path["question"], {})[path["number"]] = path
+    cuts = searched = 0
+    for tree in trees.values():
+        children = Counter(path["parent"] for path in tree.values() if path["finish"] != "cut")
+        places = [path for path in tree.values() if path["finish"] == "cut"]
+        assert all(children[path["number"]] == k for path in places)
+        assert len(places) <= 3 * 3  # log2(8) a search
+        cuts += len(places)
+        searched += len({tuple(path["tokens"][:1]) for path in places})
+    assert cuts > searched > 8
+    found = list(labels_of(tmp_path / "run", Tokens()))
+    labels = [(one.tokens[:end], label) for one in found for end, label in zip(one.ends, one.labels)]
+    inner = [(tokens, label) for tokens, label in labels if len(tokens) < depth]
+    assert len(inner) == cuts
+    assert {label for tokens, label in inner if not is_right(tokens)} == {0.0}
+    assert all(label > 0 for tokens, label in inner if is_right(tokens) and len(tokens) > 5)
+    for tree in trees.values():  # neighbours: the place before the first wrong one is right, where it was looked at
+        worth = {tuple(t): label for t, label in inner}
+        for path in tree.values():
+            mine = [n for n in range(1, depth) if tuple(path["tokens"][:n]) in worth and path["parent"] == 0]
+            states = [worth[tuple(path["tokens"][:n])] > 0 for n in mine]
+            assert states == sorted(states, reverse=True)
+
+
+def test_omega_refuses():
+    """A scorer of legs, none, an empty delimiter, a temperature of 0; and a key that nobody knows."""
+    for strategy, scorer, part in (
+        ("omega", None, "omega needs a scorer"),
+        ("omega", Oracle(), "whether a whole text is right, and oracle gives other numbers"),
+        ("omega", "mean-logprob", "gives other numbers"),
+        ("omega:until=", "key", "cuts texts at the ends of their legs"),
+        ("omega:temperature=0", "key", "at 0 all say the same"),
+        ("omega:alpha=0", "key", "alpha and beta must be in"),
+        ("omega", "key", "knows keys of evaluate's questions"),
+    ):
+        with pytest.raises(ValueError, match=part):
+            solve(None, Tokens(), "1", strategy=strategy, scorer=scorer, engine=world(0.5), extractor=answer)
 
 
 def test_another_verifier(tmp_path):
