@@ -267,6 +267,22 @@ def test_the_tables_of_heads_and_closed_forms_are_what_was_stored():
     assert f"The share of {closed['seeds']:,} seeds" in page
 
 
+def test_what_is_said_of_learning_is_what_was_stored():
+    """The figures of test-time training and of one round of TOPS in docs/search.md, from their files in bench/."""
+    page = " ".join(PAGES["docs/search.md"].read_text().split())
+    stored = json.loads((ROOT / "bench/test_time.json").read_text())
+    plain, taught = stored["rows"].values()
+    assert (
+        f"Without learning {plain['right']} of {plain['known']} are right, with 20 steps {taught['right']} of" in page
+    )
+    gap, low, high = (100 * x for x in stored["difference"])
+    assert f"{gap:+.1f} points (95 % by puzzle: {low:+.1f} to {high:+.1f})" in page
+    assert "falls from {:.2f} to {:.2f} nats".format(*taught["loss"]) in page
+    assert "A puzzle takes {:.0f} s of one thread instead of {:.0f}".format(
+        *(row["seconds"] / stored["puzzles"] for row in (taught, plain))
+    ) in page  # fmt: skip
+
+
 # --- docs/performance.md and docs/gpu.md ------------------------------------------------------------------------------
 
 NAMES = {"zipf": "Zipf-like", "real": "SmolLM2's own", "flat": "flat noise"}

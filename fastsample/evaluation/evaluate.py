@@ -102,7 +102,7 @@ def evaluate(
         writer = engine = LocalEngine(model, tokenizer, slots=slots, prepack=prepack)
     judge = None if scorer is None else scorer_of(scorer)
     if isinstance(judge, Keys):
-        judge = Keys({item.question: item.answer for item in items})
+        judge = scorer = Keys({item.question: item.answer for item in items})
     if engine is None:
         fitted(settings, writer.traits, judge)
     else:

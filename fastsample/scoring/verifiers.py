@@ -16,7 +16,7 @@ from .yes_no import Judge
 
 Verify = Callable[[str, "str | None", str], float]  # (question, answer, text) -> number
 FORMS = (
-    "mean-logprob, key (those of evaluate's questions), exact:KEY, math:KEY, python:TESTS.py, python-unsafe:TESTS.py, "
+    "mean-logprob, exact:KEY, math:KEY, key (evaluate's own keys), python:TESTS.py, python-unsafe:TESTS.py, "
     "module:function, signal:BY, judge or head:FILE (a number a leg), or sigmoid:SCORER"
 )
 
@@ -63,15 +63,19 @@ class Keys:
     name: ClassVar[str] = "key"
     is_probability: ClassVar[bool] = True
 
+    def bound(self, model: object, tokenizer: object) -> Keys:
+        """Itself; raises ValueError where it has no key at all, before anything is written."""
+        if not self.by_question:
+            raise ValueError("the scorer key is for evaluate, which has a key for each question; name exact:KEY")
+        return self
+
     def score(self, candidates: Sequence[Candidate]) -> list[float]:
         """See `Scorer`; raises ValueError for a question whose key it does not have."""
         numbers = []
         for c in candidates:
             key = self.by_question.get(c.question)
             if key is None:
-                raise ValueError(
-                    "the scorer key knows keys of evaluate's questions, and not this one's; name exact:KEY"
-                )
+                raise ValueError(f"the scorer key has no key for {c.question[:60]!r}; give its line an answer")
             numbers += ExactMatch(key).score([c])
         return numbers
 

@@ -68,7 +68,7 @@ class Force:
         self.check(task.scorer)
         root = task.root
         if self.effort:
-            root = task.prompt(task.question.text, system=LEVELS[self.effort][1], is_aside=False)
+            root = task.asked(LEVELS[self.effort][1])
         paths = yield from together([self.chain(task, root) for _ in range(self.n)])
         if self.how != "vote":
             yield Score([path for path in paths if path.is_final])
@@ -156,8 +156,7 @@ class Efforts:
     def __call__(self, task: Task) -> Steps:
         """See `base.Method`."""
         self.check(task.scorer)
-        systems = [LEVELS[level][1] for level in self.levels.split("/")]
-        roots = [task.prompt(task.question.text, system=system, is_aside=False) for system in systems]
+        roots = [task.asked(LEVELS[level][1]) for level in self.levels.split("/")]
         asks = [task.ask(root, temperature=self.temperature) for root in roots for _ in range(self.n)]
         paths = yield Grow(asks, ends=True)
         if self.how != "vote":

@@ -114,6 +114,21 @@ class Task:
         root.is_aside = is_aside
         return root
 
+    def asked(self, system: str) -> Path:
+        """The root of the question under another system prompt; template, suffix and earlier turns as the run has
+        them."""
+        s = self.settings
+        return self._tree.root(
+            prompt_of(
+                self.tokenizer,
+                self.question.text,
+                system=system,
+                template=s.prompt_template,
+                suffix=s.suffix,
+                history=self.question.history,
+            )
+        )
+
     def cut(self, path: Path, kept: int) -> Path:
         """The same leg cut back to its first `kept` tokens, finish "cut"; what follows is drawn anew."""
         return self._tree.cut(path, kept)

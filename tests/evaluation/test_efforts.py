@@ -14,6 +14,7 @@ from fastsample.evaluation.dataset import Item
 from fastsample.evaluation.efforts import HEADS, cells, levels_of
 from fastsample.evaluation.evaluate import evaluate
 from fastsample.evaluation.report import report_of
+from fastsample.evaluation.stored import read_paths
 from fastsample.strategies.question import Settings
 
 # What is written at each level: a text of so many letters behind its answer.
@@ -57,6 +58,21 @@ def test_levels_by_hand(tmp_path):
     assert len(cells(low)) == len(HEADS)
     assert [x.name for x in report_of(folder).levels] == ["low", "medium", "high"]
     assert [x.name for x in levels_of(run_of(tmp_path / "two", [Item("a", "?", "1")], "high/low"))] == ["high", "low"]
+
+
+@pytest.mark.parametrize("strategy", ["efforts:n=1", "force:effort=low,thinking=4,answer=2"])
+def test_a_level_asks_the_question_as_the_run_does(tmp_path, strategy):
+    """The run's template and suffix are around it, and the level's system prompt in front: the run's own is not."""
+    settings = Settings(max_new_tokens=4, prompt_template="<<{question}>>", suffix=" Go.", system="Be kind.")
+    evaluate(
+        None, Characters(), [Item("a", "1+1?", "2")], tmp_path / "run", settings=settings, strategy=strategy,
+        engine=ScriptedEngine(lambda *_: 49, Characters()), named={"model": "x", "dtype": None},
+    )  # fmt: skip
+    roots = ["".join(map(chr, path["prompt"])) for path in read_paths(tmp_path / "run") if path["parent"] is None]
+    assert len(roots) == (4 if strategy.startswith("efforts") else 2)
+    for root in roots[1:]:
+        assert root.endswith("<user><<1+1?>> Go.<assistant>")
+        assert root.startswith("<system>Think")
 
 
 def test_the_command(tmp_path):

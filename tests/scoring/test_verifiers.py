@@ -9,7 +9,7 @@ import pytest
 
 from fastsample.scoring.base import Candidate, numbers_of
 from fastsample.scoring.sandbox import code_of
-from fastsample.scoring.verifiers import ExactMatch, PythonTests, scorer_of
+from fastsample.scoring.verifiers import ExactMatch, Keys, PythonTests, scorer_of
 
 
 def score(scorer, answer, text=""):
@@ -42,6 +42,17 @@ def test_exact_match(answer, wanted):
 def test_python_tests(code, wanted):
     """Code passes only by running through the tests to their end, within its limits."""
     assert score(PythonTests(ADD), None, code) == wanted
+
+
+def test_each_question_s_own_key():
+    """In canonical form; a question without a key is refused, and so is a scorer that has none."""
+    scorer = Keys({"q": "1/2", "open": None})
+    assert [score(scorer, answer) for answer in ("0.5", "2", None)] == [1.0, 0.0, 0.0]
+    assert scorer.bound(None, None) is scorer
+    with pytest.raises(ValueError, match="no key for 'open'"):
+        scorer.score([Candidate("open", "", "1")])
+    with pytest.raises(ValueError, match="the scorer key is for evaluate"):
+        scorer_of("key").bound(None, None)
 
 
 def test_endless_code_ends():

@@ -148,10 +148,10 @@ def test_omega_refuses():
         ("omega", None, "omega needs a scorer"),
         ("omega", Oracle(), "whether a whole text is right, and oracle gives other numbers"),
         ("omega", "mean-logprob", "gives other numbers"),
-        ("omega:until=", "key", "cuts texts at the ends of their legs"),
-        ("omega:temperature=0", "key", "at 0 all say the same"),
-        ("omega:alpha=0", "key", "alpha and beta must be in"),
-        ("omega", "key", "knows keys of evaluate's questions"),
+        ("omega:until=", "exact:1", "cuts texts at the ends of their legs"),
+        ("omega:temperature=0", "exact:1", "at 0 all say the same"),
+        ("omega:alpha=0", "exact:1", "alpha and beta must be in"),
+        ("omega", "key", "the scorer key is for evaluate"),
     ):
         with pytest.raises(ValueError, match=part):
             solve(None, Tokens(), "1", strategy=strategy, scorer=scorer, engine=world(0.5), extractor=answer)
