@@ -1,10 +1,11 @@
 """One round of TOPS (arXiv 2502.18080) on SmolLM2-135M: does it answer better, or shorter, after its own short answers?
 
-    python bench/tops.py --out FOLDER [--learn 48] [--test 48] [--how random]
+    python bench/tops.py --out FOLDER [--learn 32] [--test 32] [--how random]
 
-Sums of two numbers from 2 to 40, asked as a chat. The questions to learn from are asked at three efforts (`efforts`),
-`tops` keeps the shortest right text of each, and the whole model is trained on these (plain torch, AdamW at 1e-5, as in
-the paper). Before and after, the other questions are asked without a level: eight texts each at temperature 1.
+Sums of two numbers from 2 to 12, asked as a chat with two solved ones in front. The questions to learn from are asked at
+three efforts (`efforts`), `tops` keeps the shortest right text of each, and the whole model is trained on these (plain
+torch, AdamW at 1e-5, as in the paper). Before and after, the other questions are asked without a level, eight texts each.
+All at temperature 0.5: at the paper's 1.0 this model is right in one text of twenty and wanders in the others.
 Differences are by question, of the same seeds, with 95 % intervals. Everything written is kept in FOLDER, and a script
 that is started again goes on (the training is done again). --how random is the paper's control: a random right text.
 The last line is JSON.
@@ -40,12 +41,14 @@ from fastsample.strategies.task import encode
 from fastsample.training.adapters import Lesson, loss_of
 from fastsample.training.preferences import lessons_of
 
-RATE, BATCH = 1e-5, 8
+RATE, BATCH, TEMPERATURE = 1e-5, 8, 0.5
+SHOWN = "Question: How much is 3 + 4?\nAnswer: 3 + 4 = 7.\n\nQuestion: How much is 9 + 6?\nAnswer: 9 + 6 = 15.\n\n"
+TEMPLATE = SHOWN + "Question: {question}\nAnswer:"
 
 
 def items(count):
     """Sums, in an order that is drawn once."""
-    sums = list(product(range(2, 41), repeat=2))
+    sums = list(product(range(2, 13), repeat=2))
     random.Random(0).shuffle(sums)
     return [Item(f"{a}+{b}", f"How much is {a} + {b}?", str(a + b)) for a, b in sums[:count]]
 
@@ -53,8 +56,8 @@ def items(count):
 def ask(model, tokenizer, asked, folder, strategy, limit):
     """Answer the questions into a folder, or go on with it."""
     return evaluate(
-        model, tokenizer, asked, folder, settings=Settings(max_new_tokens=limit), strategy=strategy,
-        extractor="number", named={"model": folder.name}, resume=folder.exists(),
+        model, tokenizer, asked, folder, settings=Settings(max_new_tokens=limit, prompt_template=TEMPLATE),
+        strategy=strategy, extractor="number", named={"model": folder.name}, resume=folder.exists(),
     )  # fmt: skip
 
 
@@ -98,11 +101,11 @@ def trained(model, tokenizer, rows, epochs):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="the folder that everything is kept in")
-    parser.add_argument("--learn", type=int, default=48, help="questions that are learnt from")
-    parser.add_argument("--test", type=int, default=48, help="others that are judged by")
+    parser.add_argument("--learn", type=int, default=32, help="questions that are learnt from")
+    parser.add_argument("--test", type=int, default=32, help="others that are judged by")
     parser.add_argument("--samples", type=int, default=4, help="at each effort; twice as many of the others")
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--tokens", type=int, default=64, help="the longest text")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=32, help="the longest text")
     parser.add_argument("--how", default="shortest", help="which right text is learnt: shortest, or random")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -110,8 +113,15 @@ def main():
     own, others = everything[: given.learn], everything[given.learn :]
     model, tokenizer = models.load(dtype="float32", progress=lambda line: None)
     start = time.process_time()
-    plain = f"best:n={2 * given.samples},how=vote,temperatures=1.0"
-    ask(model, tokenizer, own, given.out / "efforts", f"efforts:n={given.samples}", given.tokens)
+    plain = f"best:n={2 * given.samples},how=vote,temperatures={TEMPERATURE}"
+    ask(
+        model,
+        tokenizer,
+        own,
+        given.out / "efforts",
+        f"efforts:n={given.samples},temperature={TEMPERATURE}",
+        given.tokens,
+    )
     for level in levels_of(given.out / "efforts"):
         right_tokens = "none" if level.right_tokens is None else f"{level.right_tokens:.0f}"
         print(f"  {level.name:6} {level.right:6.1%} right, {level.tokens:3.0f} tokens, of a right one {right_tokens}; "

@@ -1,2 +1,1 @@
-"""What is learnt from stored runs: labels of steps, heads that score them, and files for trainers; and what is learnt of a puzzle before it
-is answered."""
+"""What is learnt: labels of steps and heads that score them, files for trainers, a puzzle before it is answered."""
