@@ -22,6 +22,7 @@ class TokenStats(NamedTuple):
     self_certainty: float
 
 
+TOP = 20  # log-probabilities that other engines give of a token: the k of DeepConf's certainty
 NO_STATS = TokenStats(nan, nan, nan, nan)  # of a token that was not drawn
 
 
@@ -58,6 +59,17 @@ class PromptStats(NamedTuple):
         if count == self.most:
             return self
         return PromptStats(self.logprobs, tuple(top.first(count) for top in self.tops), count)
+
+
+def likeliest_stats(own: object, top: Sequence[object]) -> TokenStats:
+    """Of a token of which only log-probabilities are told: its own, and those of the TOP likeliest, in nats.
+
+    self_certainty is then -mean of the likeliest ones; what is no finite number counts as not told
+    """
+    values = [float(x) for x in top if isinstance(x, int | float) and isfinite(x)][:TOP]
+    certainty = -fsum(values) / len(values) if values else nan
+    raw = float(own) if isinstance(own, int | float) and isfinite(own) else nan
+    return TokenStats(nan, raw, nan, certainty)
 
 
 class MeanStats(NamedTuple):

@@ -1,7 +1,9 @@
-"""What writes the samples, as a command line names it: a model in this process, or servers."""
+"""What writes the samples, as a command line names it: a model in this process, servers, or vLLM."""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,14 +17,15 @@ if TYPE_CHECKING:
 
     from ..solving.ray_pool import RayPool
 
-ENGINES = ("local", "openai")
+ENGINES = ("local", "openai", "vllm")
 
 
 @dataclass(frozen=True)
 class Chosen:
     """The engine options of a command.
 
-    name: one of ENGINES; servers: their URLs; has_logprobs: ask servers for them; ray: the address of a cluster
+    name: one of ENGINES; servers: their URLs; has_logprobs: ask servers or vLLM for them; ray: the address of a cluster
+    vllm: options of its engine, NAME=VALUE
     """
 
     name: str
@@ -36,11 +39,17 @@ class Chosen:
     ray: str | None = None
     actors: int = 2
     tokenizer: str | None = None
+    vllm: tuple[str, ...] = ()
 
     @property
     def is_local(self) -> bool:
         """Whether a model is loaded here."""
         return self.name == "local"
+
+    @property
+    def is_here(self) -> bool:
+        """Whether samples are written on this machine, and torch is needed."""
+        return self.name != "openai"
 
 
 @dataclass(frozen=True)
@@ -67,25 +76,30 @@ def chosen(
     actors: int = 2,
     *,
     tokenizer: str | None = None,
+    vllm: Sequence[str] | None = None,
 ) -> Chosen:
     """The options, looked at; raises ValueError for what does not go together."""
     urls = tuple(servers or ())
     name = name or ("openai" if urls else "local")
     if name not in ENGINES:
-        raise ValueError(f"engine must be {' or '.join(ENGINES)}, got {name!r}")
+        raise ValueError(f"engine must be {', '.join(ENGINES[:-1])} or {ENGINES[-1]}, got {name!r}")
     if name == "openai" and not urls:
         raise ValueError("--engine openai needs a server; name it with --base-url http://HOST:PORT, once or many times")
-    if name == "local" and urls:
-        raise ValueError("--engine local writes in this process; leave --base-url out, or choose --engine openai")
+    if name != "openai" and urls:
+        raise ValueError(f"--engine {name} asks no server; leave --base-url out, or choose --engine openai")
     if name == "local" and logprobs:
         raise ValueError("--logprobs is asked of servers, an engine in this process tells them anyway; leave it out")
     if name == "openai" and (dtype or prepack):
         raise ValueError("--dtype and --prepack are about a model in this process, and servers write; leave them out")
-    if name == "openai" and ray is not None:
-        raise ValueError("--ray spreads models of ours, and servers write; leave one of them out")
-    if name == "local" and tokenizer is not None:
+    if name != "local" and ray is not None:
+        raise ValueError(f"--ray spreads models of ours, and --engine {name} has others write; leave one of them out")
+    if name != "openai" and tokenizer is not None:
         raise ValueError("--tokenizer makes the prompts for servers, a model here has its own; leave it out")
-    return Chosen(name, urls, logprobs, model, dtype, device, slots, prepack, ray, actors, tokenizer)
+    if name == "vllm" and (prepack or device != "auto"):
+        raise ValueError("--prepack and --device are about a model of ours; vLLM takes the device it was built for")
+    if name != "vllm" and vllm:
+        raise ValueError(f"--vllm sets an option of vLLM's, and the engine is {name}; choose --engine vllm")
+    return Chosen(name, urls, logprobs, model, dtype, device, slots, prepack, ray, actors, tokenizer, tuple(vllm or ()))
 
 
 @contextmanager
@@ -110,6 +124,10 @@ def opened(c: Chosen, console: Console) -> Iterator[Opened]:
         }
         yield Opened(lm, tokenizer, None, machine)
         return
+    if c.name == "vllm":
+        with _vllm(c, console) as by:
+            yield by
+        return
     from ..engines.openai.engine import ServerEngine
     from ..engines.openai.servers import Server
 
@@ -129,3 +147,31 @@ def opened(c: Chosen, console: Console) -> Iterator[Opened]:
             console.print(sentence, style="yellow", markup=False, soft_wrap=True)
         machine = {"model": engine.traits.model, "dtype": None, "device": None}
         yield Opened(None, engine.tokenizer, engine, machine)
+
+
+@contextmanager
+def _vllm(c: Chosen, console: Console) -> Iterator[Opened]:
+    """vLLM in this program; what it says of itself goes where no result is written, warnings alone."""
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    from ..engines.vllm.engine import load
+
+    options = dict(_option(text) for text in c.vllm)
+    with console.status("starting vLLM, which takes a minute or two"):
+        engine = load(c.model, dtype=c.dtype, slots=c.slots, logprobs=c.has_logprobs, options=options)
+    with engine:
+        if engine.traits.reason is not None:
+            console.print(engine.traits.reason, style="yellow", markup=False, soft_wrap=True)
+        machine = {"model": engine.traits.model, "dtype": engine.dtype, "device": engine.device}
+        yield Opened(None, engine.tokenizer, engine, machine)
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """NAME=VALUE; the value is read as JSON where it is JSON, else as it stands."""
+    name, is_given, value = text.partition("=")
+    if not is_given or not name:
+        raise ValueError(f"--vllm must be NAME=VALUE, such as enforce_eager=true, got {text!r}")
+    try:
+        return name.replace("-", "_"), json.loads(value)
+    except ValueError:
+        return name.replace("-", "_"), value

@@ -43,6 +43,7 @@ def evaluate(
     server: options.Servers = None,
     logprobs: options.Logprobs = False,
     tokenizer: options.TokenizerName = None,
+    vllm: options.VllmOptions = None,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -87,7 +88,7 @@ def evaluate(
         from ..evaluation.shards import shard_of
 
         writer = chosen(
-            engine, server, logprobs, model, dtype, device, slots, prepack, ray, actors, tokenizer=tokenizer
+            engine, server, logprobs, model, dtype, device, slots, prepack, ray, actors, tokenizer=tokenizer, vllm=vllm
         )
         part = None if shard is None else shard_of(shard)
         items, complaints = _read(questions)
@@ -105,12 +106,12 @@ def evaluate(
             prompt_template=prompt_template,
             step_by_step=step_by_step,
             together=together,
-            is_local=writer.is_local,
+            is_local=writer.is_here,
             cut_votes=cut_votes,
         )
         extractor_of(extractor)
         tokens = options.check_strategy(strategy, scorer, budget)
-        named = {"model": model, "dtype": dtype}
+        named = {"model": model, "dtype": dtype} | ({"vllm": sorted(writer.vllm)} if writer.vllm else {})
         config = configuration(
             items, settings, extractor, scorer, slots=slots, prepack=prepack, named=named, shard=part
         )

@@ -34,7 +34,12 @@ Dtype = Annotated[
 Device = Annotated[str, _panel("Model", "cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.", "--device")]
 EngineName = Annotated[
     str | None,
-    _panel("Model", "What writes the samples: local (this process) or openai (servers).", "--engine", metavar="ENGINE"),
+    _panel(
+        "Model",
+        "What writes the samples: local (a model of ours), openai (servers) or vllm (here).",
+        "--engine",
+        metavar="ENGINE",
+    ),
 ]
 TokenizerName = Annotated[
     str | None,
@@ -56,7 +61,16 @@ Servers = Annotated[
     ),
 ]
 Logprobs = Annotated[
-    bool, _panel("Model", "Ask servers for log-probabilities, which the rule confidence needs.", "--logprobs")
+    bool, _panel("Model", "Ask servers or vLLM for log-probabilities, which the rule confidence needs.", "--logprobs")
+]
+VllmOptions = Annotated[
+    list[str] | None,
+    _panel(
+        "Model",
+        "With --engine vllm: an option of its engine, such as enforce_eager=true; may be given again.",
+        "--vllm",
+        metavar="NAME=VALUE",
+    ),
 ]
 Slots = Annotated[int, _panel("Model", "The largest number of samples written at once.", "--slots")]
 Prepack = Annotated[
@@ -148,7 +162,7 @@ def settings_of(
 ) -> Settings:
     """The settings of a run from a command's options; raises ValueError before a model is loaded for wrong ones.
 
-    is_local: whether a model in this process writes; an engine over servers looks at its requests without torch
+    is_local: whether this machine writes; an engine over servers looks at its requests without torch
     """
     from ..engines.base import Request
     from ..strategies.plan import temperatures_of

@@ -22,6 +22,7 @@ def serve(
     server: options.Servers = None,
     logprobs: options.Logprobs = False,
     tokenizer: options.TokenizerName = None,
+    vllm: options.VllmOptions = None,
     slots: options.Slots = 64,
     prepack: options.Prepack = False,
     host: Annotated[
@@ -47,7 +48,7 @@ def serve(
         for what, number in (("most", most), ("max-samples", max_samples), ("max-tokens", max_tokens)):
             if number < 1:
                 raise ValueError(f"--{what} must be at least 1, got {number}")
-        writer = chosen(engine, server, logprobs, model, dtype, device, slots, prepack, tokenizer=tokenizer)
+        writer = chosen(engine, server, logprobs, model, dtype, device, slots, prepack, tokenizer=tokenizer, vllm=vllm)
         socket = address_of(host, port)
         with opened(writer, console) as by:
             listen(

@@ -23,6 +23,7 @@ def solve(
     server: options.Servers = None,
     logprobs: options.Logprobs = False,
     tokenizer: options.TokenizerName = None,
+    vllm: options.VllmOptions = None,
     slots: options.Slots = 64,
     prepack: options.Prepack = False,
     system: options.System = None,
@@ -67,8 +68,10 @@ def solve(
     board = Board(console, palette, has_bar=not as_json)
     try:
         with refusals():
-            writer = chosen(engine, server, logprobs, model, dtype, device, slots, prepack, tokenizer=tokenizer)
-        with refusals(), console.status("loading torch" if writer.is_local else "reading the settings"):
+            writer = chosen(
+                engine, server, logprobs, model, dtype, device, slots, prepack, tokenizer=tokenizer, vllm=vllm
+            )
+        with refusals(), console.status("loading torch" if writer.is_here else "reading the settings"):
             from ..answers.extractors import extractor_of
             from ..scoring.verifiers import scorer_of
             from ..solving.solve import solve_many
@@ -89,7 +92,7 @@ def solve(
                 step_by_step=step_by_step,
                 together=together,
                 cut_votes=cut_votes,
-                is_local=writer.is_local,
+                is_local=writer.is_here,
             )
             if slots < 1:
                 raise ValueError(f"slots must be at least 1, got {slots}; 64 is the default")

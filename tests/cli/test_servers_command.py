@@ -70,7 +70,7 @@ def test_evaluate_over_two_servers(tmp_path):
     ("words", "sentence"),
     [
         (("--engine", "openai"), "--engine openai needs a server"),
-        (("--engine", "vllm"), "engine must be local or openai"),
+        (("--engine", "tgi"), "engine must be local, openai or vllm, got 'tgi'"),
         (("--engine", "local", "--base-url", "http://x"), "leave --base-url out"),
         (("--base-url", "http://127.0.0.1:9"), "no server answers at http://127.0.0.1:9"),
         (("--base-url", "nowhere"), "must be a URL such as"),

@@ -271,6 +271,28 @@ def test_what_a_server_is_not_asked_for():
         assert (server.asked, engine.is_idle) == ([], True)
 
 
+def test_a_vllm_server_with_our_draw():
+    """It is found by asking, told seed and stream instead of its own parameters, and is what all servers must be."""
+    with Hostile(owner="vllm", has_draw=True) as server, over(server) as engine:
+        assert (engine.traits.draws, server.asked) == ("fastsample", [])
+        engine.submit([request(temperature=0.8, top_p=0.9, top_k=5, seed=7, stream=11)])
+        engine.run()
+        (body,) = server.asked
+        assert body["vllm_xargs"] == {
+            "fs_temperature": 0.8, "fs_top_k": 5, "fs_top_p": 0.9, "fs_min_p": 0.0, "fs_seed": 7, "fs_stream": 11
+        }  # fmt: skip
+        assert (body["temperature"], body["top_p"], body["top_k"]) == (0, 1, -1)
+        assert "seed" not in body
+        with Hostile(owner="vllm") as other:
+            with over(other) as plain:
+                assert plain.traits.draws == "free"
+                plain.submit([request(temperature=0.8)])
+                plain.run()
+            assert (other.asked[0]["temperature"], "vllm_xargs" in other.asked[0]) == (0.8, False)
+            with pytest.raises(ServerError, match="FastDraw in some of them only; load it into all, or none"):
+                ServerEngine([server.url, other.url])
+
+
 def test_groups_where_equal_prompts_are_read_again():
     """llama.cpp: one request of n samples for equal ones; it is closed when the last of them is cancelled."""
     with Hostile(pause=0.01, length=60, owner="llamacpp") as server, over(server, slots=8) as engine:

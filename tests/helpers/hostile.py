@@ -20,10 +20,18 @@ class Hostile:
     """fault: (request body, number of the request) -> the name of a fault, or None for none; see `_write`."""
 
     def __init__(
-        self, fault=lambda body, number: None, *, pause=0.0, length=LENGTH, key=None, models=(MODEL,), owner=""
+        self,
+        fault=lambda body, number: None,
+        *,
+        pause=0.0,
+        length=LENGTH,
+        key=None,
+        models=(MODEL,),
+        owner="",
+        has_draw=False,
     ):
         self.fault, self.pause, self.length, self.key = fault, pause, length, key
-        self.models, self.owner = models, owner
+        self.models, self.owner, self.has_draw = models, owner, has_draw
         self.faults = Counter()
         self.asked = []  # bodies
         self.headers = []
@@ -72,6 +80,9 @@ class Hostile:
             elif "GET /v1/models" in line:
                 listed = [{"id": m, "owned_by": self.owner} for m in self.models]
                 await self._say(writer, 200, {"object": "list", "data": listed})
+            elif "fs_is_here" in body.get("vllm_xargs", ()):  # the look for our draw, which no sample comes of
+                told = {"error": {"message": "fastsample draws by fs_temperature, got fs_is_here"}}
+                await self._say(writer, *((400, told) if self.has_draw else (200, {"choices": []})))
             elif "POST /v1/" in line:
                 self.asked.append(body)
                 self.headers.append(headers)

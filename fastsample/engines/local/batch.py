@@ -14,19 +14,11 @@ from ...sampling.api import sample
 from ...sampling.contract import STATUS, row_status
 from ...token_stats import TokenStats, TopTokens
 from ..base import Sample
+from ..columns import COLUMNS
 from .detokenizer import Detokenizer
 from .legs import Delimiters
 from .told import pack, unpack
 from .tops import drawn_tops
-
-COLUMNS = (
-    ("temperature", torch.float32),
-    ("top_k", torch.int64),
-    ("top_p", torch.float32),
-    ("min_p", torch.float32),
-    ("seed", torch.int64),
-    ("stream", torch.int64),
-)
 
 
 @dataclass(eq=False)

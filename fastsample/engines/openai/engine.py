@@ -37,7 +37,8 @@ class ServerEngine:
     slots:        the largest number of samples open at once; None = the servers' own together
     patience:     how long to wait and how often to try again
     top_logprobs: 20 asks for the log-probabilities that `Confidence` needs; 0 does not
-    seeds:        send each sample's seed; a server may repeat its text then, and some fail (docs/engines.md)
+    seeds:        send each sample's seed; a server may repeat its text then, and some fail (docs/engines.md). A vLLM
+                  server with FastDraw is always told seed and stream, and draws our tokens
     on_piece:     called with (sample, piece of its text) as text comes; a sample that begins again has no text first
 
     raises: ServerError, in one sentence, for a server that cannot be used
@@ -67,7 +68,9 @@ class ServerEngine:
             for server, each in zip(named, self.hellos):
                 same_ids(server, each, tokenizer, self.patience.connect)
         self.tokenizer = ChatTokenizer() if tokenizer is None else tokenizer
-        self.dialect = Dialect(hello.kind, hello.model, tokenizer is not None, top_logprobs > 0, seeds)
+        self.dialect = Dialect(
+            hello.kind, hello.model, tokenizer is not None, top_logprobs > 0, seeds, has_draw=hello.has_draw
+        )
         rooms = [min(s.slots, h.slots or s.slots) for s, h in zip(named, self.hellos)]
         self.slots = slots or sum(rooms)
         if self.slots < 1:
@@ -77,7 +80,7 @@ class ServerEngine:
         self.traits = Traits(
             hello.name,
             hello.model,
-            draws="seeded" if seeds else "free",
+            draws="fastsample" if hello.has_draw else "seeded" if seeds else "free",
             certainty="top20" if top_logprobs else "none",
             cancels="group" if self._most > 1 else "sample",
             token_ids=tokenizer is not None and hello.kind == "vllm",

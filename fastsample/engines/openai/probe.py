@@ -10,6 +10,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from ..base import Request
+from ..vllm.asked import NAMES, PREFIX
 from .servers import Server, ServerError, http_client
 from .wire import Dialect, body_of
 
@@ -22,12 +23,16 @@ SETTLE = 2.0  # seconds in which a server must have ended what was closed
 
 @dataclass(frozen=True)
 class Hello:
-    """What a server said of itself. name: its kind with its version; slots: samples that it writes at once, if told."""
+    """What a server said of itself.
+
+    name: its kind with its version; slots: samples that it writes at once, if told; has_draw: it draws our tokens
+    """
 
     kind: str
     name: str
     model: str
     slots: int | None = None
+    has_draw: bool = False
 
 
 def greet(server: Server, seconds: float = 10.0) -> Hello:
@@ -45,14 +50,26 @@ def greet(server: Server, seconds: float = 10.0) -> Hello:
         raise ServerError(f"{server.url} does not serve {model!r}; it serves {', '.join(names[:SHOWN])}")
     owner = next((str(m.get("owned_by", "")) for m in listed), "")
     kind = OWNERS.get(owner.lower(), "openai") if server.kind == "auto" else server.kind
-    name, slots = kind, None
+    name, slots, has_draw = kind, None, False
     if kind == "vllm":
         name = _named(kind, _asked(server, "/version", seconds).get("version"))
+        has_draw = _has_draw(server, model, seconds)
     elif kind == "llama.cpp":
         props = _asked(server, "/props", seconds)
         name = _named(kind, props.get("build_info"))
         slots = props.get("total_slots") if type(props.get("total_slots")) is int else None
-    return Hello(kind, name, model, slots or None)
+    return Hello(kind, name, model, slots or None, has_draw)
+
+
+def _has_draw(server: Server, model: str, seconds: float) -> bool:
+    """Whether our draw was loaded into a vLLM server: it refuses an unknown field, and vLLM itself takes any."""
+    httpx = http_client()
+    body = {"model": model, "prompt": "x", "max_tokens": 1, "temperature": 0, "vllm_xargs": {PREFIX + "is_here": 1}}
+    with suppress(httpx.HTTPError):
+        with httpx.Client(headers=server.headers, timeout=httpx.Timeout(seconds)) as client:
+            answer = client.post(server.url + "/v1/completions", json=body)
+        return bool(answer.status_code == 400 and PREFIX + NAMES[0] in answer.text)
+    return False
 
 
 def _named(kind: str, version: Any) -> str:
@@ -68,6 +85,8 @@ def one_of(hellos: Sequence[Hello]) -> Hello:
                 f"servers must be of one kind and serve one model, got {first.model} by {first.name} and "
                 f"{other.model} by {other.name}; use one of them"
             )
+        if other.has_draw != first.has_draw:
+            raise ServerError("servers must draw alike, got FastDraw in some of them only; load it into all, or none")
     return first
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from math import fsum, isfinite, nan
+from math import isfinite
 from typing import Any
 
-from ...token_stats import TokenStats
+from ...token_stats import TOP, TokenStats, likeliest_stats
 from ..base import UNTOLD, Request
+from ..vllm.asked import Asked
 from .chat import messages_of
 
-TOP = 20  # log-probabilities that servers give of a token: the k of DeepConf's certainty
 LONGEST_LINE = 1 << 20
 FILTERED = ("vllm", "sglang", "llama.cpp")  # take top_k and min_p, which are no fields of OpenAI's
 FINISHES = {"stop": "eos", "eos": "eos", "length": "length"}
@@ -23,13 +23,17 @@ class BrokenError(Exception):
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a server is spoken to. kind: see `Server`; takes_ids: prompts are token ids, not chats."""
+    """How a server is spoken to.
+
+    kind: see `Server`; takes_ids: prompts are token ids, not chats; has_draw: it draws our tokens, by seed and stream
+    """
 
     kind: str
     model: str
     takes_ids: bool = False
     has_logprobs: bool = False
     sends_seeds: bool = False
+    has_draw: bool = False
 
     @property
     def path(self) -> str:
@@ -122,7 +126,9 @@ def body_of(request: Request, dialect: Dialect, n: int) -> dict[str, Any]:
         body["timings_per_token"] = True
     if dialect.has_logprobs:
         body |= {"logprobs": TOP} if dialect.takes_ids else {"logprobs": True, "top_logprobs": TOP}
-    if dialect.sends_seeds:
+    if dialect.has_draw:  # asked for greedy decoding, vLLM takes what was drawn
+        body |= {"temperature": 0.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "vllm_xargs": Asked.of(r).fields}
+    elif dialect.sends_seeds:
         body["seed"] = (r.seed * 0x9E3779B1 + (r.stream or 0)) % (1 << 31)
     return body
 
@@ -218,14 +224,7 @@ def _stats_of(logprobs: Any) -> list[TokenStats]:
     else:
         tops = logprobs.get("top_logprobs") or []
         rows = [(p, list((t or {}).values())) for p, t in zip(logprobs.get("token_logprobs") or [], tops)]
-    return [_stat(own, top) for own, top in rows]
-
-
-def _stat(own: Any, top: list[Any]) -> TokenStats:
-    values = [float(x) for x in top if isinstance(x, int | float) and isfinite(x)][:TOP]
-    certainty = -fsum(values) / len(values) if values else nan
-    raw = float(own) if isinstance(own, int | float) and isfinite(own) else nan
-    return TokenStats(nan, raw, nan, certainty)
+    return [likeliest_stats(own, top) for own, top in rows]
 
 
 class Events:
