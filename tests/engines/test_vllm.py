@@ -291,6 +291,11 @@ def test_a_sample_that_vllm_gives_up_fails_alone(engine_of, monkeypatch):
     engine.run()
     assert (samples[1].finish, samples[1].error) == ("failed", "vLLM ended it: error")
     assert {s.finish for s in samples if s is not samples[1]} <= {"eos", "length"}
+    engine.engine.refuses = 2
+    long, short = engine.submit([Request((65,) * n, max_new_tokens=2) for n in (2, 1)])
+    assert long in engine.run()
+    assert (long.finish, long.error) == ("failed", "vLLM refuses the request: too long for me")
+    assert short.tokens
 
 
 def test_nothing_is_queued_if_one_is_refused(engine_of):
@@ -322,7 +327,7 @@ def test_without_our_draw(engine_of):
     assert engine._waiting["0"].params.extra_args is None
     engine.run()
     assert s.finish is not None
-    with pytest.raises(ValueError, match=r"temperature must be in \[0, 2\]"):
+    with pytest.raises(ValueError, match=r"vLLM refuses the request: temperature must be in \[0, 2\]"):
         engine.submit([Request((65,), temperature=2.5)])
 
 

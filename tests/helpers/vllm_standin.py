@@ -29,6 +29,13 @@ class Kind(Enum):
     DELTA = 1
 
 
+class VLLMError(Exception):
+    """No ValueError."""
+
+
+class VLLMClientError(VLLMError): ...
+
+
 class Direction(Enum):
     UNIDIRECTIONAL = auto()
     SWAP = auto()
@@ -73,13 +80,14 @@ class SamplingParams:
 
     def __post_init__(self):
         if self.temperature > 2:
-            raise ValueError(f"temperature must be in [0, 2], got {self.temperature}.")
+            raise VLLMClientError(f"temperature must be in [0, 2], got {self.temperature}.")
 
 
 def modules():
     """The names of vLLM's that our code asks for."""
     tree = {
         "vllm": {"__version__": VERSION, "SamplingParams": SamplingParams, "EngineArgs": EngineArgs, "LLMEngine": None},
+        "vllm.exceptions": {"VLLMError": VLLMError, "VLLMClientError": VLLMClientError},
         "vllm.sampling_params": {"RequestOutputKind": Kind},
         "vllm.v1.sample.logits_processor": {"LogitsProcessor": V1Processor},
         "vllm.v1.worker.gpu.sample.logits_processor": {"LogitsProcessor": V2Processor},
@@ -172,12 +180,14 @@ class LLMEngine:
         self.size, self.random, self.restless = slots, random.Random(restless), restless
         self.rows: list[_Request | None] = []  # V1: by row; V2: by slot
         self.queue, self.removed, self.aborted, self.late, self.ends = [], [], [], [], []
-        self.steps = 0
+        self.steps, self.refuses = 0, None
 
     def get_tokenizer(self):
         return self.tokenizer
 
     def add_request(self, name, prompt, params):
+        if len(prompt["prompt_token_ids"]) == self.refuses:
+            raise VLLMClientError("too long for me")
         if self.draw is not None:
             self.draw.validate_params(params)
         self.queue.append(_Request(name, prompt["prompt_token_ids"], params))

