@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..strategies.best_of_n import Best, temperatures_of
+from ..strategies.best_of_n import Best
 from ..strategies.path import in_turn
+from ..strategies.plan import temperatures_of
 from ..strategies.records import Written
 from ..strategies.registry import method_of
 from ..voting.ballots import leader

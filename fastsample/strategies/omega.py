@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
 from typing import Any
@@ -97,7 +97,7 @@ class Omega:
 
     def _continue(
         self, task: Task, path: Path, states: list[_State], ends: list[Path], more: Sequence[Path] = ()
-    ) -> Iterator[Any]:
+    ) -> Generator[Any, Any, _State]:
         """Continue a path k times; returns its state."""
         keep = [*more, *(text for state in states for text in state.wrong)]
         paths = yield Grow([task.ask(path, temperature=self.temperature) for _ in range(self.k)], keep=keep)

@@ -14,7 +14,7 @@ from ...models.cache import SharedCache
 from ...models.fixed import FixedCache, Sizes, storage_of
 from ...models.forward import Forward
 from ...sampling.api import sample
-from .batch import COLUMNS
+from ..columns import COLUMNS
 from .shared import SharedPrefixRunner
 from .told import Told, pack, unpack
 
