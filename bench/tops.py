@@ -2,9 +2,9 @@
 
     python bench/tops.py --out FOLDER [--learn 32] [--test 32] [--how random]
 
-Sums of two numbers from 2 to 12, asked as a chat with two solved ones in front. The questions to learn from are asked at
-three efforts (`efforts`), `tops` keeps the shortest right text of each, and the whole model is trained on these (plain
-torch, AdamW at 1e-5, as in the paper). Before and after, the other questions are asked without a level, eight texts each.
+Sums of two numbers from 2 to 12, asked as a chat with two solved ones in front. The questions to learn from are asked
+at three efforts (`efforts`), `tops` keeps the shortest right text of each, and the whole model is trained on these
+(plain torch, AdamW at 1e-5, as in the paper). Before and after, the others are asked without a level, eight texts each.
 All at temperature 0.5: at the paper's 1.0 this model is right in one text of twenty and wanders in the others.
 Differences are by question, of the same seeds, with 95 % intervals. Everything written is kept in FOLDER, and a script
 that is started again goes on (the training is done again). --how random is the paper's control: a random right text.
