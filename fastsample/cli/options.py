@@ -98,9 +98,10 @@ MinP = Annotated[
 ]
 MaxNewTokens = Annotated[int, _panel("Sampling", "A sample ends there if it does not end before.", "--max-new-tokens")]
 Seed = Annotated[int, _panel("Sampling", "The same seed gives the same samples.", "--seed")]
-RuleName = Annotated[
-    str,
-    _panel("Vote", "When a vote ends: majority (the whole budget), beta, ahead:k=4, two-stage, ...", "--rule"),
+_RULES = "When a vote ends: majority (the whole budget), beta, ahead:k=4, two-stage, ..."
+RuleName = Annotated[str, _panel("Vote", _RULES, "--rule")]
+RuleOrUsual = Annotated[
+    str | None, _panel("Vote", _RULES + " Left out: ahead:k=3, or majority where a scorer chooses.", "--rule")
 ]
 ExtractorName = Annotated[
     str,

@@ -98,7 +98,7 @@ def answer_line(result: Result, palette: Palette) -> Text:
 
 
 def cost(result: Result) -> str:
-    """Samples, tokens, seconds, tokens a second; and the share of the full budget where the vote ended early."""
+    """Samples, tokens, seconds, tokens a second; and what was saved where the vote ended early."""
     rate = result.tokens / result.seconds if result.seconds > 0 else 0.0
     if isinstance(result, Found):
         ended = f"{plural(len(result.samples), 'finished path')}, {result.dropped:,} dropped"
@@ -111,7 +111,8 @@ def cost(result: Result) -> str:
         f"({rate:,.0f} tokens/s); {plural(result.steps, 'step')} after one prefill of {result.prompt_tokens:,}"
     )
     if result.tokens < result.budget_tokens:
-        line += f"; {result.tokens / result.budget_tokens:.0%} of the full budget's tokens"
+        saved = 1 - result.tokens / result.budget_tokens
+        line += f"; stopping early saved about {saved:.0%} of the full budget's {result.budget_tokens:,} tokens"
     return line + (f"; {plural(result.cut, 'sample')} cut by the length" if result.cut else "")
 
 

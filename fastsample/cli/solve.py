@@ -37,14 +37,14 @@ def solve(
     prompt_template: options.PromptTemplate = None,
     step_by_step: options.StepByStep = False,
     stop: options.Stop = None,
-    temperatures: options.Temperatures = "0,0.4,0.8,1.2",
+    temperatures: options.Temperatures = "0,0.4,0.8",
     samples: options.Samples = 5,
     top_p: options.TopP = 1.0,
     top_k: options.TopK = 0,
     min_p: options.MinP = 0.0,
     max_new_tokens: options.MaxNewTokens = 256,
     seed: options.Seed = 0,
-    rule: options.RuleName = "majority",
+    rule: options.RuleOrUsual = None,
     extractor: options.ExtractorName = "auto",
     scorer: options.ScorerName = None,
     together: options.Together = True,
@@ -75,12 +75,12 @@ def solve(
             from ..answers.extractors import extractor_of
             from ..scoring.verifiers import scorer_of
             from ..solving.solve import solve_many
-            from ..strategies.question import Question
+            from ..strategies.question import Question, usual_rule
 
             settings = options.settings_of(
                 temperatures=temperatures,
                 samples=samples,
-                rule=rule,
+                rule=rule or usual_rule(scorer),
                 top_k=top_k,
                 top_p=top_p,
                 min_p=min_p,

@@ -20,7 +20,7 @@ from ..solving.ray_pool import RayPool
 from ..solving.solve import solve_many
 from ..strategies.base import MakeStrategy, Method
 from ..strategies.events import Event
-from ..strategies.question import Question, Settings
+from ..strategies.question import SPREAD, Question, Settings
 from ..strategies.records import Found, Result, Written
 from ..strategies.registry import VOTE, strategy_name
 from ..strategies.task import Budget
@@ -87,7 +87,7 @@ def evaluate(
     raises: RunError for a folder that cannot be used; WritingError, an OSError, where something cannot be written:
             nothing that was written before is lost, and `resume` goes on; what the engine raises passes unchanged
     """
-    settings, items, folder = settings or Settings(), list(questions), Path(folder)
+    settings, items, folder = settings or Settings(SPREAD), list(questions), Path(folder)
     check_items(items)
     if named is None:
         named = {"model": str(getattr(model, "name_or_path", "")), "dtype": _dtype(model)}

@@ -9,7 +9,7 @@ from typing import Any
 from ..answers.extractors import Extractor, extractor_of
 from ..engines.base import Traits
 from ..solving.fit import fitted
-from ..strategies.question import AUTO, TEMPERATURES, Question, Settings
+from ..strategies.question import AUTO, SPREAD, TEMPERATURES, Question, Settings
 from .growth import PREFIX, Growth, growth_of
 
 
@@ -168,7 +168,7 @@ def _settings(body: dict[str, Any], vote: dict[str, Any] | None, limits: Limits)
         raise AskedError(f"a vote has one answer, so n must be 1, got {n}; fastsample.samples is the number", name="n")
     named = vote.get("temperatures", list(TEMPERATURES))
     is_auto = named == AUTO
-    temperatures = list(TEMPERATURES) if is_auto else named
+    temperatures = list(SPREAD) if is_auto else named
     if not isinstance(temperatures, list) or not 1 <= len(temperatures) <= limits.temperatures:
         raise AskedError(
             f'temperatures must be a list of 1 to {limits.temperatures} numbers, or "auto"', name="fastsample"

@@ -17,7 +17,7 @@ from ..scoring.verifiers import scorer_of
 from ..strategies.base import MakeStrategy, Method
 from ..strategies.events import OnEvent
 from ..strategies.prompts import prompt_for
-from ..strategies.question import FULL_VOTE, TEMPERATURES, Question, Settings
+from ..strategies.question import TEMPERATURES, Question, Settings, usual_rule
 from ..strategies.records import Result, Written
 from ..strategies.registry import VOTE, check_fit, method_of, strategy_name
 from ..strategies.search import Search
@@ -37,7 +37,7 @@ def solve(
     *,
     temperatures: Iterable[float] | str = TEMPERATURES,
     samples: int = 5,
-    rule: Rule | str = FULL_VOTE,
+    rule: Rule | str | None = None,
     extractor: str | Extractor = "auto",
     top_k: int = 0,
     top_p: float = 1.0,
@@ -66,7 +66,8 @@ def solve(
     question:     text; the tokenizer's chat template is put around it where it has one
     temperatures: 0 is drawn once, every other one `samples` times; sample number n is the n-th of them in turn.
                   "auto" (or "auto:0.4,0.8") has the question's own votes choose, so many samples in all
-    rule:         a rule of `voting`, or its name ("beta:confidence=0.9")
+    rule:         a rule of `voting`, or its name; "majority" spends the whole budget. None is "ahead:k=3", and
+                  "majority" where a scorer chooses
     extractor:    text -> answer or None (never votes), or the name of one; equal answers are merged
     history:      a chat before the question, {"role": ..., "content": ...} each: part of the one stored prompt
     slots:        the largest number of samples written at once
@@ -87,7 +88,7 @@ def solve(
     settings = Settings(
         temperatures=temperatures,  # type: ignore[arg-type]  # made a tuple, or refused, there
         samples=samples,
-        rule=rule,
+        rule=usual_rule(scorer) if rule is None else rule,
         top_k=top_k,
         top_p=top_p,
         min_p=min_p,

@@ -26,7 +26,7 @@ def plan_of(temperatures: Sequence[float], samples: int) -> list[tuple[float, in
     raises: ValueError for no temperature, a negative one, one twice, or samples < 1
     """
     if not temperatures:
-        raise ValueError("temperatures must name at least one; (0, 0.4, 0.8, 1.2) is the default")
+        raise ValueError("temperatures must name at least one; (0, 0.4, 0.8) is the default")
     for t in temperatures:
         check_temperature(t)
     if len(set(temperatures)) < len(temperatures):

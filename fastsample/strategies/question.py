@@ -13,7 +13,8 @@ from .plan import auto_plan_of, plan_of, temperatures_of
 from .records import Written
 
 FULL_VOTE = Majority()
-TEMPERATURES = (0.0, 0.4, 0.8, 1.2)
+TEMPERATURES = (0.0, 0.4, 0.8)  # docs/voting.md has what 1.2 costs
+SPREAD = (0.0, 0.4, 0.8, 1.2)  # of "auto", which chooses among them, and of a run that is to show which ones fit
 AUTO = "auto"
 
 
@@ -67,6 +68,11 @@ class Settings:
         return (auto_plan_of if self.is_adaptive else plan_of)(self.temperatures, self.samples)
 
 
+def usual_rule(scorer: Any) -> str:
+    """Of a single question that names none: an early exit, but where a scorer is to choose all are written."""
+    return "ahead:k=3" if scorer is None else name_of(FULL_VOTE)
+
+
 def is_auto(text: str) -> bool:
     """Whether temperatures are to choose themselves: "auto", or "auto:" and the set."""
     return text.partition(":")[0].strip() == AUTO
@@ -74,7 +80,7 @@ def is_auto(text: str) -> bool:
 
 def _among(text: str) -> tuple[float, ...]:
     _, colon, named = text.partition(":")
-    return temperatures_of(named) if colon else TEMPERATURES
+    return temperatures_of(named) if colon else SPREAD
 
 
 @dataclass(frozen=True)

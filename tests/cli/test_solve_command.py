@@ -28,30 +28,40 @@ def run(*args, stdin=None):
 
 def test_the_answer_comes_with_its_votes_and_its_cost(tiny_folder):
     """A row per temperature, a column per answer, the winner, and tokens a second; exit code 0."""
-    done = run("2 + 2?", "-m", tiny_folder)
+    done = run("2 + 2?", "-m", tiny_folder, "--rule", "majority")
     assert done.exit_code == 0, done.output
     lines = [line.split() for line in done.output.splitlines()]
     assert ["T", "4", "5", "tokens"] in lines
     assert ["0", "1", "·", "2"] in lines
     totals = next(line for line in lines if line[:1] == ["all"])
-    assert int(totals[1]) + int(totals[2]) == 16
+    assert int(totals[1]) + int(totals[2]) == 11
     assert int(totals[1]) > int(totals[2])
-    assert f"answer  4  {totals[1]} of 16 votes" in done.output
+    assert f"answer  4  {totals[1]} of 11 votes" in done.output
     assert re.search(
-        r"16 samples, 32 tokens in [\d.]+ s \([\d,]+ tokens/s\); 1 step after one prefill of 9", done.output
+        r"11 samples, 22 tokens in [\d.]+ s \([\d,]+ tokens/s\); 1 step after one prefill of 9", done.output
     )
+
+
+def test_it_stops_early_and_says_what_that_saved(tiny_folder):
+    """Without a rule: three votes ahead end it, and the saving is printed; a scorer chooses among all samples."""
+    done = run("2 + 2?", "-m", tiny_folder, "--samples", 40)
+    assert "ahead" in done.output
+    assert re.search(r"stopping early saved about \d+% of the full budget's \d+ tokens", done.output), done.output
+    chosen = json.loads(run("2 + 2?", "-m", tiny_folder, "--scorer", "exact:5", "--json").stdout)
+    assert (chosen["rule"], chosen["status"], chosen["counted"]) == ("majority", "budget", 11)
 
 
 def test_json_is_one_object_and_nothing_else(tiny_folder):
     """In a process of its own: standard output parses as one line of JSON and has every sample."""
-    done = subprocess.run([*COMMAND, "solve", "2 + 2?", "-m", tiny_folder, "--json"], capture_output=True, text=True)
+    command = [*COMMAND, "solve", "2 + 2?", "-m", tiny_folder, "--rule", "majority", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 1
     record = json.loads(done.stdout)
     assert record["answer"] == "4"
     assert record["votes"]["0"] == {"4": 1}
     assert record["model"] == str(tiny_folder)
-    assert len(record["samples"]) == record["planned"] == 16
+    assert len(record["samples"]) == record["planned"] == 11
     assert sum(sample["tokens"] for sample in record["samples"]) == record["tokens"]
     assert "Traceback" not in done.stderr
 
@@ -73,7 +83,7 @@ def test_a_rule_stops_early_and_says_so(tiny_folder):
     assert done.exit_code == 0, done.output
     assert "4 of 4 votes" in done.output
     assert "Beta" in done.output
-    assert "10% of the full budget's tokens" in done.output
+    assert "stopping early saved about 90% of the full budget's" in done.output
 
 
 def test_prepacked_weights_give_the_same_samples(tiny_folder):
@@ -87,9 +97,10 @@ def test_prepacked_weights_give_the_same_samples(tiny_folder):
 
 def test_filters_reach_the_sampler(tiny_folder):
     """top_k 1 leaves one token, so that every temperature answers as temperature 0 does."""
-    done = run("2 + 2?", "-m", tiny_folder, "--temperatures", "1.5,2", "--samples", 15, "--top-k", 1)
+    options = ("-m", tiny_folder, "--temperatures", "1.5,2", "--samples", 15, "--rule", "majority")
+    done = run("2 + 2?", *options, "--top-k", 1)
     assert "answer  4  30 of 30 votes" in done.output
-    free = run("2 + 2?", "-m", tiny_folder, "--temperatures", "1.5,2", "--samples", 15)
+    free = run("2 + 2?", *options)
     assert "answer  4  30 of 30 votes" not in free.output
 
 

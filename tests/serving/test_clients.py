@@ -142,7 +142,7 @@ REFUSED = [
     ({"model": None}, 400, "model must be text"),
     ({"n": 1_000_000}, 400, "n must be a whole number from 1 to 256"),
     ({"fastsample": {"samples": 1_000_000}}, 400, "samples must be a whole number from 1 to 256"),
-    ({"fastsample": {"samples": 200}}, 400, "a vote may have 256 samples, got 200 at each of 4"),
+    ({"fastsample": {"samples": 200}}, 400, "a vote may have 256 samples, got 200 at each of 3"),
     ({"fastsample": {"rule": "ahead:k=0"}}, 400, "k must be at least 1"),
     ({"fastsample": {"rule": "nonsense"}}, 400, "no rule is called 'nonsense'"),
     ({"fastsample": {"extractor": "os:system"}}, 400, "extractor must be auto"),

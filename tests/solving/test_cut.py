@@ -32,7 +32,7 @@ def test_cut_samples_do_not_win(babble):
 
 def test_cut_samples_vote_when_asked(babble):
     """The same samples, and the other answer."""
-    result = solve(*babble, "2 + 2?", cut_votes=True, **SETTINGS)
+    result = solve(*babble, "2 + 2?", cut_votes=True, rule="majority", **SETTINGS)
     assert result.answer == "5"
     assert result.cut == sum(s.finish == "length" for s in result.samples)
 

@@ -37,7 +37,10 @@ def ask(lm, strategy, **more):
 
 def test_best_of_n_writes_the_samples_of_a_vote(lines):
     """Text by text and token by token, means included."""
-    found, vote = ask(lines, "best:n=6", scorer="exact:4"), ask(lines, "vote", temperatures=(0.8,), samples=6)
+    found, vote = (
+        ask(lines, "best:n=6", scorer="exact:4"),
+        ask(lines, "vote", rule="majority", temperatures=(0.8,), samples=6),
+    )
     assert [s.token_ids for s in found.samples] == [s.token_ids for s in vote.samples]
     assert [(s.text, s.means, s.finish, s.answer) for s in found.samples] == [
         (s.text, s.means, s.finish, s.answer) for s in vote.samples
