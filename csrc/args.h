@@ -30,6 +30,19 @@ struct Stats {
   int32_t* status;
 };
 
+// What is done to the logits before the draw (edits.h); all zero: nothing.
+struct Edits {
+  int64_t entries;          // C
+  const int32_t* ids;       // [B, C]; outside of the vocabulary: no entry
+  const int32_t* counts;    // [B, C]
+  const float* biases;      // [B, C]
+  const float* repetition;  // [B]
+  const float* frequency;   // [B]
+  const float* presence;    // [B]
+  const int32_t* allowed;   // [B, ceil(V / 32)], a bit a token; null: all
+  int64_t allowed_stride;   // in words; 0 included
+};
+
 struct Call {
   const void* logits;  // [N, V]
   Dtype dtype;

@@ -36,6 +36,19 @@ void visit_arguments(Call& call, Visitor& visit) {
 }
 
 template <class Visitor>
+void visit_edits(Edits& edits, Visitor& visit) {
+  visit("entries", edits.entries);
+  visit("ids", edits.ids);
+  visit("counts", edits.counts);
+  visit("biases", edits.biases);
+  visit("repetition", edits.repetition);
+  visit("frequency", edits.frequency);
+  visit("presence", edits.presence);
+  visit("allowed", edits.allowed);
+  visit("allowed_stride", edits.allowed_stride);
+}
+
+template <class Visitor>
 void visit_stats(Stats& stats, Visitor& visit) {
   visit("logprob", stats.logprob);
   visit("raw_logprob", stats.raw_logprob);
@@ -105,6 +118,17 @@ inline Call read_call(const py::tuple& arguments) {
   return call;
 }
 
+// An empty tuple where nothing is done to the logits.
+inline Edits read_edits(const py::tuple& numbers) {
+  Edits edits = {};
+  if (numbers.empty()) return edits;
+  Reader read(numbers);
+  visit_edits(edits, read);
+  read.finish();
+  if (edits.entries < 0) throw py::value_error("a size is out of range");
+  return edits;
+}
+
 inline Stats read_stats(const py::tuple& addresses) {
   Stats stats = {};
   Reader read(addresses);
@@ -134,11 +158,14 @@ auto without_gil(const Work& work) {
 inline void name_arguments(py::module_& m) {
   Call call = {};
   Stats stats = {};
-  Namer arguments, statistics;
+  Edits edits = {};
+  Namer arguments, statistics, changes;
   visit_arguments(call, arguments);
   visit_stats(stats, statistics);
+  visit_edits(edits, changes);
   m.attr("argument_names") = py::tuple(arguments.names);
   m.attr("stats_names") = py::tuple(statistics.names);
+  m.attr("edit_names") = py::tuple(changes.names);
 }
 
 }  // namespace fastsample

@@ -20,11 +20,20 @@ int sample(const py::tuple& arguments, uintptr_t tokens, const py::tuple& stats,
   return without_gil([&] { return cuda::sample(call, work, reinterpret_cast<void*>(stream)); });
 }
 
+int edit(const py::tuple& arguments, const py::tuple& numbers, uintptr_t rows, int64_t stride, uintptr_t stream) {
+  const Call call = read_call(arguments);
+  const Edits edits = read_edits(numbers);
+  if (rows % 16 || stride < call.vocab || stride % 8) throw py::value_error("an edited row must start at 16 bytes");
+  return without_gil(
+      [&] { return cuda::edit(call, edits, reinterpret_cast<void*>(rows), stride, reinterpret_cast<void*>(stream)); });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cuda, m) {
   name_arguments(m);
   m.def("sample", &sample, "Launches on a stream of the current device; returns a cudaError_t.");
+  m.def("edit", &edit, "Writes edited rows, by a launch on a stream of the current device; returns a cudaError_t.");
   m.def("splits_for", &cuda::splits_for,
         "Blocks that share a row: (rows, vocab, blocks that the device runs at once).");
   m.def("error_name", &cuda::error_name, "What a cudaError_t means.");

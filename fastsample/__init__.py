@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from .generating.generate import generate, generate_each
     from .sampling.api import SparseDistribution, distribution, sample
     from .sampling.contract import Stats
+    from .sampling.edits import Edits
     from .sampling.sampler import Sampler
     from .solving.solve import solve, solve_many
     from .strategies.question import Question, Settings
 
 __all__ = [
     "Batch",
+    "Edits",
     "FallbackWarning",
     "Question",
     "Sampler",
@@ -61,6 +63,7 @@ if not _is_in_main_interpreter():  # to import torch there never ends
 # Fetched when first asked for, so that `fastsample --help` need not wait for torch.
 _HOMES = {
     "Batch": "generating.batch",
+    "Edits": "sampling.edits",
     "FallbackWarning": "fallback",
     "Question": "strategies.question",
     "Sampler": "sampling.sampler",

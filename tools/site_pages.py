@@ -27,7 +27,7 @@ HOMES = {
 }
 # A chapter of the reference, and the modules that it is about beside what `fastsample` itself offers.
 CHAPTERS = {
-    "Sampling": ("fastsample.sampling.api", "fastsample.sampling.contract"),
+    "Sampling": ("fastsample.sampling.api", "fastsample.sampling.contract", "fastsample.sampling.edits"),
     "Solving": ("fastsample.solving.solve", "fastsample.strategies.question", "fastsample.strategies.records"),
     "Models": ("fastsample.models.loading",),
     "Engines": ("fastsample.engines.base", "fastsample.engines.local.engine"),

@@ -38,21 +38,27 @@ struct Row<Dtype::kFloat16> {
   static void pair(const Raw* p, F* a, F* b) { *a = widen_f16(p), *b = widen_f16(p + kLanes); }
 };
 
-template <Dtype D>
+// Without kCanBeEdited it is the row as it was given: what reads all of it compiles for both, and pays for neither.
+template <Dtype D, bool kCanBeEdited = true>
 struct Tokens {
   using Raw = typename Row<D>::Raw;
   const Raw* logits;
   int64_t vocab;
   int64_t chunks;
+  const void* const* edited;  // [chunks], see Patches; null: none is
   alignas(64) Raw last[kChunk];
 
-  Tokens(const void* row, int64_t vocab_) : logits(static_cast<const Raw*>(row)), vocab(vocab_) {
+  Tokens(const void* row, int64_t vocab_, const Patches& patches)
+      : logits(static_cast<const Raw*>(row)), vocab(vocab_), edited(patches.at) {
     chunks = (vocab + kChunk - 1) / kChunk;
     const int64_t start = (chunks - 1) * kChunk;
     if (vocab == chunks * kChunk) return;
     for (int64_t i = 0; i < kChunk; ++i) last[i] = start + i < vocab ? logits[start + i] : Row<D>::kForbidden;
   }
-  const Raw* chunk(int64_t j) const { return (j + 1) * kChunk <= vocab ? logits + j * kChunk : last; }
+  const Raw* chunk(int64_t j) const {
+    if (kCanBeEdited && edited && edited[j]) return static_cast<const Raw*>(edited[j]);
+    return (j + 1) * kChunk <= vocab ? logits + j * kChunk : last;
+  }
   int64_t size(int64_t j) const { return (j + 1) * kChunk <= vocab ? kChunk : vocab - j * kChunk; }
   static F at(const Raw* chunk, int v) { return Row<D>::widened(chunk + v * kLanes); }
   // Vectors v and v + 1, their tokens in any order: enough for maxima and sums.
@@ -106,8 +112,9 @@ static inline void fetch_ahead(const Raw* chunk) {
 }
 
 // Weighs chunks [first, last); returns whether a NaN or +inf was met (the row is then invalid).
-template <Dtype D, bool kWithMoments>
-static bool weigh_chunks(const Tokens<D>& row, float factor, int64_t first, int64_t last, const Scratch& s) {
+template <bool kWithMoments, Dtype D, bool kCanBeEdited>
+static bool weigh_chunks(const Tokens<D, kCanBeEdited>& row, float factor, int64_t first, int64_t last,
+                         const Scratch& s) {
   const F c = set(factor);
   bool is_odd = false;
   for (int64_t j = first; j < last; ++j) {
@@ -157,8 +164,8 @@ static bool weigh_chunks(const Tokens<D>& row, float factor, int64_t first, int6
 }
 
 // The maxima alone, for a greedy row.
-template <Dtype D>
-static bool maximize_chunks(const Tokens<D>& row, int64_t first, int64_t last, const Scratch& s) {
+template <Dtype D, bool kCanBeEdited>
+static bool maximize_chunks(const Tokens<D, kCanBeEdited>& row, int64_t first, int64_t last, const Scratch& s) {
   Mask nan = no_lane();
   for (int64_t j = first; j < last; ++j) {
     const auto* chunk = row.chunk(j);

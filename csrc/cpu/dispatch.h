@@ -13,6 +13,6 @@ const Worker* worker();
 void use(const Worker* chosen);
 
 // Returns the number of invalid rows; a token is -1 or in [0, V). Throws std::bad_alloc, and nothing else.
-int64_t sample_rows(const Call& call, int threads);
+int64_t sample_rows(const Call& call, int threads, const Edits& edits = {});
 
 }  // namespace fastsample

@@ -82,18 +82,22 @@ static Raw raw_of(const Tokens<D>& row, float top, const Scratch& s) {
   return raw;
 }
 
+// A function of its own, so that the plain row's loop has the registers that it has without the other one.
+template <Dtype D, bool kCanBeEdited>
+__attribute__((noinline)) static bool weigh(const Call& call, const Tokens<D, kCanBeEdited>& row, int64_t b,
+                                            int64_t first, int64_t last, const Scratch& s) {
+  const float temperature = call.temperature[b];
+  if (is_greedy(temperature) && !call.stats.logprob) return maximize_chunks(row, first, last, s);
+  const float factor = inverse_temperature(temperature);
+  return call.stats.logprob ? weigh_chunks<true>(row, factor, first, last, s)
+                            : weigh_chunks<false>(row, factor, first, last, s);
+}
+
 template <Dtype D>
 static void weigh_row(const Call& call, const void* logits, int64_t b, int64_t first, int64_t last, const Scratch& s,
                       bool* is_odd) {
-  const Tokens<D> row(logits, call.vocab);
-  const float temperature = call.temperature[b];
-  if (is_greedy(temperature) && !call.stats.logprob) {
-    *is_odd = maximize_chunks(row, first, last, s);
-    return;
-  }
-  const float factor = inverse_temperature(temperature);
-  *is_odd = call.stats.logprob ? weigh_chunks<D, true>(row, factor, first, last, s)
-                               : weigh_chunks<D, false>(row, factor, first, last, s);
+  *is_odd = s.patches.at ? weigh(call, Tokens<D>(logits, call.vocab, s.patches), b, first, last, s)
+                         : weigh(call, Tokens<D, false>(logits, call.vocab, s.patches), b, first, last, s);
 }
 
 // What has been drawn from a row.
@@ -160,7 +164,7 @@ static void write_probabilities(const Tokens<D>& row, float factor, const Filter
 
 template <Dtype D>
 static bool finish_row(const Call& call, const void* logits, int64_t b, bool is_odd, const Scratch& s) {
-  const Tokens<D> row(logits, call.vocab);
+  const Tokens<D> row(logits, call.vocab, s.patches);
   float* probabilities = call.probabilities ? call.probabilities + b * call.vocab : nullptr;
   float top = s.top[0];
   for (int64_t j = 1; j < row.chunks; ++j) top = s.top[j] > top ? s.top[j] : top;

@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../contract.h"
+
 namespace fastsample {
 
 constexpr int kBins = 512;            // of the histogram over a row's upper logits
@@ -18,7 +20,18 @@ struct Moments {  // of a chunk's softmax at temperature 1, relative to its maxi
   float down;     // sum of d, over the chunk's own tokens
 };
 
+// Of an edited row: see patches.h.
+struct Patches {
+  const void** at = nullptr;  // [chunks]: a chunk's copy, or null; null for a row that is not edited
+  void* copies = nullptr;     // [chunks * kChunk] logits, of which only those of copies are ever written
+
+  static constexpr size_t bytes(int64_t chunks, int64_t logit_bytes);
+  static Patches in(void* memory, int64_t chunks);
+};
+
 struct Scratch {
+  Patches patches;
+
   // a value a chunk
   float* top;        // maximum
   double* sum;       // sum of the kept tokens' weights: an integer
@@ -42,6 +55,15 @@ constexpr size_t Scratch::bytes(int64_t chunks) {
 }
 
 static_assert(Scratch::bytes(262'144 / 256) <= 64 * 1024, "a thread's scratch fits its L1 and L2 caches");
+
+constexpr size_t Patches::bytes(int64_t chunks, int64_t logit_bytes) {
+  return static_cast<size_t>(chunks) * sizeof(void*) + 64 + static_cast<size_t>(chunks * kChunk * logit_bytes);
+}
+
+inline Patches Patches::in(void* memory, int64_t chunks) {
+  const size_t table = (static_cast<size_t>(chunks) * sizeof(void*) + 63) / 64 * 64;
+  return {static_cast<const void**>(memory), static_cast<char*>(memory) + table};
+}
 
 inline Scratch Scratch::in(void* memory, int64_t chunks) {
   char* at = static_cast<char*>(memory);

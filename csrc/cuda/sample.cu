@@ -3,15 +3,14 @@
 
 #include <atomic>
 
-#include "kernel.cuh"
+#include "edit.cuh"
 
 namespace fastsample::cuda {
 
-using Kernel = void (*)(Call, Workspace);
-
 // Whether the kernel that is loaded here waits for the launch before it by itself. The device does not say it: what was
 // compiled for an older architecture runs on a newer one, and does not wait. All kernels here are of one compilation.
-static cudaError_t waits_by_itself(Kernel kernel, bool* waits) {
+template <class... Arguments>
+static cudaError_t waits_by_itself(void (*kernel)(Arguments...), bool* waits) {
   constexpr int kDevices = 64;
   static std::atomic<signed char> known[kDevices] = {};  // 0: not asked yet
   int device = 0;
@@ -29,8 +28,8 @@ static cudaError_t waits_by_itself(Kernel kernel, bool* waits) {
   return cudaSuccess;
 }
 
-static cudaError_t launch(Kernel kernel, int64_t blocks, const Call& call, const Workspace& space,
-                          cudaStream_t stream) {
+template <class... Arguments>
+static cudaError_t launch(void (*kernel)(Arguments...), int64_t blocks, cudaStream_t stream, Arguments... arguments) {
   if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
   cudaLaunchAttribute attribute = {};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -44,15 +43,31 @@ static cudaError_t launch(Kernel kernel, int64_t blocks, const Call& call, const
   const cudaError_t error = waits_by_itself(kernel, &waits);
   if (error != cudaSuccess) return error;
   config.numAttrs = waits ? 1 : 0;
-  return cudaLaunchKernelEx(&config, kernel, call, space);
+  return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 
 template <Dtype D>
 static cudaError_t launch_both(const Call& call, const Workspace& space, cudaStream_t stream) {
   if (call.rows > INT32_MAX / space.splits) return cudaErrorInvalidConfiguration;  // blocks of a grid
-  const Kernel read = call.stats.logprob ? read_rows<D, true> : read_rows<D, false>;
-  const cudaError_t error = launch(read, call.rows * space.splits, call, space, stream);
-  return error == cudaSuccess ? launch(finish_rows<D>, call.rows, call, space, stream) : error;
+  const auto read = call.stats.logprob ? read_rows<D, true> : read_rows<D, false>;
+  const cudaError_t error = launch(read, call.rows * space.splits, stream, call, space);
+  return error == cudaSuccess ? launch(finish_rows<D>, call.rows, stream, call, space) : error;
+}
+
+int edit(const Call& call, const Edits& edits, void* rows, int64_t stride, void* stream) {
+  const auto on = static_cast<cudaStream_t>(stream);
+  constexpr int64_t tokens = kEditChunks * kChunk;
+  const Copies copies = {rows, stride, static_cast<int>((call.vocab + tokens - 1) / tokens)};
+  if (call.rows > INT32_MAX / copies.splits) return cudaErrorInvalidConfiguration;
+  const int64_t blocks = call.rows * copies.splits;
+  switch (call.dtype) {
+    case Dtype::kFloat32:
+      return launch(edit_rows<Dtype::kFloat32>, blocks, on, call, edits, copies);
+    case Dtype::kBfloat16:
+      return launch(edit_rows<Dtype::kBfloat16>, blocks, on, call, edits, copies);
+    default:
+      return launch(edit_rows<Dtype::kFloat16>, blocks, on, call, edits, copies);
+  }
 }
 
 Workspace workspace_at(void* memory, int64_t rows, int64_t vocab, int splits) {

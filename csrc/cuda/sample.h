@@ -22,6 +22,10 @@ int splits_for(int64_t rows, int64_t vocab, int at_once);
 // Launches on a stream of the current device; returns a cudaError_t.
 int sample(const Call& call, const Workspace& space, void* stream);
 
+// Writes the rows of a call as they are once edited: [B, stride] logits at `rows`, both multiples of 16 bytes. The call
+// on them has no indices. Launches on a stream of the current device; returns a cudaError_t.
+int edit(const Call& call, const Edits& edits, void* rows, int64_t stride, void* stream);
+
 // The newest CUDA that the driver knows (0 without a driver) and the one of this build: 1000 * major + 10 * minor.
 int driver_version();
 int toolkit_version();

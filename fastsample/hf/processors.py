@@ -11,7 +11,7 @@ from transformers import LogitsProcessor
 
 from ..models import loops
 from ..sampling.api import distribution, sample
-from ..sampling.contract import IntParameter, Parameter
+from ..sampling.values import IntParameter, Parameter
 
 
 class FastSampler(LogitsProcessor):

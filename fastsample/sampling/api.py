@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from .compile import traced, traced_distribution
-from .contract import Case, IntParameter, Parameter, Stats, check_memory, empty_stats, has_memory
+from .contract import Case, Stats, empty_stats
 from .dispatch import run, run_distribution
+from .edits import Edits
+from .values import IntParameter, Parameter, check_memory, has_memory
 
 
 @overload
@@ -25,6 +27,8 @@ def sample(
     stream: Tensor | Sequence[int] | None = ...,
     position: IntParameter | None = ...,
     indices: Tensor | Sequence[int] | None = ...,
+    edits: Edits | None = ...,
+    allowed: Tensor | None = ...,
     generator: torch.Generator | None = ...,
     return_stats: Literal[False] = ...,
     out: Tensor | None = ...,
@@ -42,6 +46,8 @@ def sample(
     stream: Tensor | Sequence[int] | None = ...,
     position: IntParameter | None = ...,
     indices: Tensor | Sequence[int] | None = ...,
+    edits: Edits | None = ...,
+    allowed: Tensor | None = ...,
     generator: torch.Generator | None = ...,
     return_stats: Literal[True],
     out: Tensor | None = ...,
@@ -58,6 +64,8 @@ def sample(
     stream: Tensor | Sequence[int] | None = None,
     position: IntParameter | None = None,
     indices: Tensor | Sequence[int] | None = None,
+    edits: Edits | None = None,
+    allowed: Tensor | None = None,
     generator: torch.Generator | None = None,
     return_stats: bool = False,
     out: Tensor | None = None,
@@ -78,9 +86,14 @@ def sample(
     stream:      None or [B] int64; names the sample, never its row; None = the row number
     position:    None, int or [B] int64; the token's index in its own sequence (`Sampler` counts it)
     indices:     None or [B] int64; output b reads logits row indices[b] (many draws from one row)
+    edits:       None or `Edits` of B rows: penalties and biases, which change the logits first
+    allowed:     None, int32 [B, ceil(V / 32)] with a bit for each token (xgrammar's layout) or bool [B, V], or one such
+                 row for all: what is not set is forbidden
     generator:   None or a torch.Generator on the device of the logits: where fresh noise comes from
     out:         None or [B] int64, contiguous, on the device of the logits; receives the tokens
     backend:     None (the fastest that can run), "cpu", "cuda", "triton" or "reference"
+
+    The tokens are those of the logits that `edits` and `allowed` leave (`sampling.edits.edited`), and so are Stats.
 
     returns: [B] int64, or with return_stats the pair ([B] int64, Stats)
     raises:  ValueError or TypeError for a bad argument, with the rule, the value, the row and the remedy; ValueError
@@ -94,7 +107,7 @@ def sample(
     elif generator is not None:
         raise ValueError("generator draws fresh noise, and got seed, stream or position as well; name one or the other")
     seed, position = 0 if seed is None else seed, 0 if position is None else position
-    case = Case.of(logits, temperature, top_k, top_p, min_p, seed, stream, position, indices)
+    case = Case.of(logits, temperature, top_k, top_p, min_p, seed, stream, position, indices, edits, allowed)
     if out is not None:
         _check_out(out, case)
     if torch.compiler.is_compiling() or not has_memory(logits):
@@ -148,6 +161,8 @@ def distribution(
     top_p: Parameter = ...,
     min_p: Parameter = ...,
     indices: Tensor | Sequence[int] | None = ...,
+    edits: Edits | None = ...,
+    allowed: Tensor | None = ...,
     sparse: Literal[False] = ...,
     backend: str | None = ...,
 ) -> Tensor: ...
@@ -160,6 +175,8 @@ def distribution(
     top_p: Parameter = ...,
     min_p: Parameter = ...,
     indices: Tensor | Sequence[int] | None = ...,
+    edits: Edits | None = ...,
+    allowed: Tensor | None = ...,
     sparse: Literal[True],
     backend: str | None = ...,
 ) -> SparseDistribution: ...
@@ -171,6 +188,8 @@ def distribution(
     top_p: Parameter = 1.0,
     min_p: Parameter = 0.0,
     indices: Tensor | Sequence[int] | None = None,
+    edits: Edits | None = None,
+    allowed: Tensor | None = None,
     sparse: bool = False,
     backend: str | None = None,
 ) -> Tensor | SparseDistribution:
@@ -179,7 +198,7 @@ def distribution(
     returns: [B, V] float32, 0 where a token is filtered; with `sparse` the kept tokens' ids and probabilities
     raises:  as `sample`
     """
-    case = Case.of(logits, temperature, top_k, top_p, min_p, 0, None, 0, indices)
+    case = Case.of(logits, temperature, top_k, top_p, min_p, 0, None, 0, indices, edits, allowed)
     if torch.compiler.is_compiling():
         dense = traced_distribution(case, backend)
     else:

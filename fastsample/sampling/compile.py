@@ -5,11 +5,14 @@ Their parameters are tensors, so that a new value is no new graph.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from .contract import STATS_DTYPES, Case, Stats, empty_stats
 from .dispatch import run, run_distribution
+from .edits import EditColumns
 
 SevenTensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -25,11 +28,13 @@ def sample_op(
     stream: Tensor | None,
     position: Tensor,
     indices: Tensor | None,
+    edits: Sequence[Tensor],
+    allowed: Tensor | None,
     with_stats: bool,
     backend: str | None,
 ) -> SevenTensors:
-    """`sample` as an operator: parameters [B] each; returns the tokens and the tensors of `Stats`, or empty ones."""
-    case = Case.of(logits, temperature, top_k, top_p, min_p, seed, stream, position, indices)
+    """`sample` as an operator: parameters [B] each, all columns of edits or none; returns the tokens and `Stats`."""
+    case = _edited(Case.of(logits, temperature, top_k, top_p, min_p, seed, stream, position, indices), edits, allowed)
     tokens = torch.empty(case.rows, dtype=torch.int64, device=logits.device)
     stats = empty_stats(case if with_stats else case._replace(rows=0))
     run(case, tokens, stats if with_stats else None, backend)
@@ -47,6 +52,8 @@ def _(
     stream: Tensor | None,
     position: Tensor,
     indices: Tensor | None,
+    edits: Sequence[Tensor],
+    allowed: Tensor | None,
     with_stats: bool,
     backend: str | None,
 ) -> SevenTensors:
@@ -59,7 +66,15 @@ def traced(case: Case, return_stats: bool, out: Tensor | None, backend: str | No
     """`sample` while torch traces: the same arguments, checked, as one call of the operator."""
     columns = [case.column(n) for n in ("temperature", "top_k", "top_p", "min_p", "seed")]
     tokens, *stats = sample_op(
-        case.logits, *columns, case.stream, case.column("position"), case.indices, return_stats, backend
+        case.logits,
+        *columns,
+        case.stream,
+        case.column("position"),
+        case.indices,
+        list(case.edits or ()),
+        case.allowed,
+        return_stats,
+        backend,
     )
     if out is not None:
         tokens = out.copy_(tokens)
@@ -74,10 +89,13 @@ def distribution_op(
     top_p: Tensor,
     min_p: Tensor,
     indices: Tensor | None,
+    edits: Sequence[Tensor],
+    allowed: Tensor | None,
     backend: str | None,
 ) -> Tensor:
     """`distribution` as an operator: parameters [B] each; returns [B, V] float32."""
-    return run_distribution(Case.of(logits, temperature, top_k, top_p, min_p, 0, None, 0, indices), backend)
+    case = Case.of(logits, temperature, top_k, top_p, min_p, 0, None, 0, indices)
+    return run_distribution(_edited(case, edits, allowed), backend)
 
 
 @distribution_op.register_fake
@@ -88,6 +106,8 @@ def _(
     top_p: Tensor,
     min_p: Tensor,
     indices: Tensor | None,
+    edits: Sequence[Tensor],
+    allowed: Tensor | None,
     backend: str | None,
 ) -> Tensor:
     rows = logits.shape[0] if indices is None else indices.shape[0]
@@ -97,5 +117,9 @@ def _(
 def traced_distribution(case: Case, backend: str | None) -> Tensor:
     """`distribution` while torch traces: the same arguments, checked, as one call of the operator."""
     columns = [case.column(name) for name in ("temperature", "top_k", "top_p", "min_p")]
-    result: Tensor = distribution_op(case.logits, *columns, case.indices, backend)
+    result: Tensor = distribution_op(case.logits, *columns, case.indices, list(case.edits or ()), case.allowed, backend)
     return result
+
+
+def _edited(case: Case, edits: Sequence[Tensor], allowed: Tensor | None) -> Case:
+    return case._replace(edits=EditColumns._make(edits) if edits else None, allowed=allowed)

@@ -1,20 +1,21 @@
 """What a call of `sample` may be given, checked and normalised once; and the constants of the numerical contract.
 
-Errors about what is drawn are raised here, those about `out` in `api` and about `backend` in `dispatch`. The checks
-that need no value of a tensor (`Case.of`) trace through `torch.compile`; the ones that look at values
-(`Case.check_values`) run where the values are at hand: on the CPU.
+Errors about what is drawn are raised here, by way of `values` and `edits`; those about `out` in `api` and about
+`backend` in `dispatch`. The checks that need no value of a tensor (`Case.of`) trace through `torch.compile`; the ones
+that look at values (`Case.check_values`) run where the values are at hand: on the CPU.
 """
 
 from __future__ import annotations
 
 import math
-import numbers
-from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from .edits import EditColumns, Edits, allowed_of, check_edits, columns_of, edited
+from .values import BOUNDS, DTYPES, IntParameter, Parameter, check_rows, dense, parameter_of, stream_of, tensor_of
 
 CHUNK = 256  # tokens whose weights share one maximum
 WEIGHT_BITS = 30  # a token's weight is an integer in [0, 2^30]
@@ -35,10 +36,6 @@ STATUS = (
     "has a parameter out of range",
 )  # by status code; an invalid row's token is -1
 LOGIT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
-Scalar = float | int
-Parameter = float | Tensor | Sequence[float]
-IntParameter = int | Tensor | Sequence[int]
 
 
 class Stats(NamedTuple):
@@ -68,6 +65,8 @@ class Case(NamedTuple):
     stream: Tensor | None  # int64; None: the row number
     position: int | Tensor  # int64
     indices: Tensor | None  # int64
+    edits: EditColumns | None = None
+    allowed: Tensor | None = None  # [B, ceil(V / 32)] int32, a bit a token; stride(1) == 1
 
     @classmethod
     def of(
@@ -81,11 +80,13 @@ class Case(NamedTuple):
         stream: IntParameter | None,
         position: IntParameter,
         indices: Tensor | Sequence[int] | None,
+        edits: Edits | None = None,
+        allowed: Tensor | None = None,
     ) -> Case:
         """Check everything that needs no look at a tensor's values; raise ValueError or TypeError."""
         if not isinstance(logits, Tensor):
             raise TypeError(f"logits must be a torch.Tensor, got {type(logits).__name__}")
-        logits = _dense("logits", logits)
+        logits = dense("logits", logits)
         if logits.dtype not in LOGIT_DTYPES:
             raise TypeError(f"logits must be float32, float16 or bfloat16, got {logits.dtype}; convert them first")
         if logits.dim() != 2:
@@ -104,27 +105,29 @@ class Case(NamedTuple):
             )
         rows = count
         if indices is not None:
-            indices = _tensor("indices", indices, None, torch.int64, logits)
+            indices = tensor_of("indices", indices, None, torch.int64, logits)
             rows = indices.shape[0]
         return cls(
             logits,
             rows,
-            _parameter("temperature", temperature, rows, torch.float32, logits),
-            _parameter("top_k", top_k, rows, torch.int32, logits),
-            _parameter("top_p", top_p, rows, torch.float32, logits),
-            _parameter("min_p", min_p, rows, torch.float32, logits),
-            _parameter("seed", seed, rows, torch.int64, logits),
-            None if stream is None else _stream(stream, rows, logits),
-            _parameter("position", position, rows, torch.int64, logits),
+            parameter_of("temperature", temperature, rows, torch.float32, logits),
+            parameter_of("top_k", top_k, rows, torch.int32, logits),
+            parameter_of("top_p", top_p, rows, torch.float32, logits),
+            parameter_of("min_p", min_p, rows, torch.float32, logits),
+            parameter_of("seed", seed, rows, torch.int64, logits),
+            None if stream is None else stream_of(stream, rows, logits),
+            parameter_of("position", position, rows, torch.int64, logits),
             indices,
+            None if edits is None else columns_of(edits, rows, logits),
+            None if allowed is None else allowed_of(allowed, rows, logits),
         )
 
     def check_values(self) -> None:
         """Raise ValueError for a value out of range in a [B] tensor, naming the row. Reads the tensors: CPU only."""
-        for name in BOUNDS:
+        for name in ("temperature", "top_k", "top_p", "min_p"):
             value = getattr(self, name)
             if isinstance(value, Tensor):
-                _check_rows(name, value)
+                check_rows(name, value)
         if self.indices is not None and self.rows:
             low, high = torch.aminmax(self.indices)
             if low < 0 or high >= self.logits.shape[0]:
@@ -133,6 +136,25 @@ class Case(NamedTuple):
                     f"indices must be in [0, {self.logits.shape[0]}), the rows of logits, "
                     f"got {int(self.indices[row])} at row {row}"
                 )
+        if self.edits is not None:
+            check_edits(self.edits, self.logits.shape[1])
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether anything is done to the logits before the draw."""
+        return self.edits is not None or self.allowed is not None
+
+    def of_edited(self, rows: Tensor) -> Case:
+        """The same draws from rows [B, V] that have been edited."""
+        return self._replace(logits=rows, indices=None, edits=None, allowed=None)
+
+    def row(self, b: int, source: int) -> Tensor:
+        """What output b is drawn from, [V]: row `source` of the logits, as edited."""
+        x = self.logits[source]
+        if not self.is_edited:
+            return x
+        edits = None if self.edits is None else EditColumns._make(column[b : b + 1] for column in self.edits)
+        return edited(x[None], edits, None if self.allowed is None else self.allowed[b : b + 1])[0]
 
     def column(self, name: str) -> Tensor:
         """A parameter as a [B] tensor on the device of the logits."""
@@ -157,10 +179,11 @@ def raise_for_invalid(tokens: Tensor, case: Case) -> None:
     sentences = []
     for row in bad[:8]:
         source = row if case.indices is None else int(case.indices[row])
-        sentences.append(f"row {row} {STATUS[row_status(case.logits[source])]}")
+        sentences.append(f"row {row} {STATUS[row_status(case.row(row, source))]}")
     more = f", and {len(bad) - 8} more rows" if len(bad) > 8 else ""
+    which = "logits, once edited," if case.is_edited else "logits"
     raise ValueError(
-        f"logits must be finite or -inf, with one finite logit a row at least: {', '.join(sentences)}{more}; "
+        f"{which} must be finite or -inf, with one finite logit a row at least: {', '.join(sentences)}{more}; "
         "-inf forbids a token, and a NaN usually comes from the model"
     )
 
@@ -177,159 +200,3 @@ def is_in_range(temperature: float, top_k: int, top_p: float, min_p: float) -> b
     """Whether one row's parameters are what `Case.check_values` allows: a GPU's [B] tensors have not been looked at."""
     given = zip(("temperature", "top_k", "top_p", "min_p"), (temperature, top_k, top_p, min_p))
     return all(BOUNDS[name].allows(value) for name, value in given)
-
-
-class _Bound(NamedTuple):
-    sentence: str
-    remedy: str
-    allows: Callable[[Any], Any]  # of a number: bool; of a tensor: [B] bool; false for a NaN
-
-
-BOUNDS = {
-    "temperature": _Bound(">= 0", "0 takes the argmax", lambda t: t >= 0),
-    "top_k": _Bound(">= 0", "0 keeps every token", lambda k: k >= 0),
-    "top_p": _Bound("in (0, 1]", "1 keeps every token", lambda p: (p > 0) & (p <= 1)),
-    "min_p": _Bound("in [0, 1]", "0 keeps every token", lambda p: (p >= 0) & (p <= 1)),
-}
-DTYPES = {
-    "temperature": torch.float32,
-    "top_k": torch.int32,
-    "top_p": torch.float32,
-    "min_p": torch.float32,
-    "seed": torch.int64,
-    "stream": torch.int64,
-    "position": torch.int64,
-    "indices": torch.int64,
-}
-
-
-def _parameter(name: str, value: Any, rows: int, dtype: torch.dtype, logits: Tensor) -> Any:
-    """A checked Python number, or a [B] tensor of `dtype` on the logits' device."""
-    if type(value) in (float, int) or (isinstance(value, numbers.Real) and not isinstance(value, bool)):
-        return _scalar(name, value, dtype)
-    return _tensor(name, value, rows, dtype, logits)
-
-
-def _scalar(name: str, value: Any, dtype: torch.dtype) -> Scalar:
-    """What a [B] tensor of `dtype` would hold of it: the same values are allowed, and mean the same."""
-    given = value
-    value = _real(name, value) if dtype is torch.float32 else _whole(name, value)
-    bound = BOUNDS.get(name)
-    if bound is not None and not bound.allows(value):
-        became = ", which is 0 in float32" if value == 0 != given else ""
-        raise ValueError(f"{name} must be {bound.sentence}, got {_shown(given)}{became}; {bound.remedy}")
-    if dtype is torch.int32:
-        return min(value, 2**31 - 1)
-    if dtype is torch.int64 and not -(2**63) <= value < 2**63:
-        raise ValueError(f"{name} must fit in 64 bits (signed), got {_shown(given)}; take it modulo 2**63")
-    return value
-
-
-def _real(name: str, value: Any) -> float:
-    if type(value) is not float:
-        try:
-            value = float(value)
-        except OverflowError:
-            raise ValueError(f"{name} must fit in a float32, got {_shown(value)}; pass a smaller number") from None
-    # Traced, a float stands for any: its column is made float32 in the graph, and looked at when the graph runs.
-    return value if torch.compiler.is_compiling() else as_float32(value)
-
-
-@lru_cache(1024)  # a call's parameters are those of the call before
-def as_float32(value: float) -> float:
-    """The nearest float32, ties to even; by float64 arithmetic, as the process may flush float32's denormals."""
-    if abs(value) < 2.0**128:
-        spacing = max(math.frexp(value)[1] - 24, -149)  # of the float32 numbers around it, as a power of two
-        shift = math.ldexp(0.75, spacing + 53)
-        value = (value + shift) - shift
-    return value if abs(value) < 2.0**128 or value != value else math.copysign(math.inf, value)
-
-
-def _whole(name: str, value: Any) -> int:
-    if type(value) is int:
-        return value
-    is_finite = isinstance(value, numbers.Rational) or math.isfinite(value)
-    if not is_finite or value != int(value):
-        raise TypeError(f"{name} must be a whole number, got {_shown(value)}")
-    return int(value)
-
-
-def _shown(value: Any) -> str:  # Python refuses to print an integer of thousands of digits
-    return f"an integer of {value.bit_length()} bits" if type(value) is int and abs(value) >> 128 else str(value)
-
-
-def has_memory(tensor: Tensor) -> bool:
-    """Whether its address can be read from: not on the meta device, nor of a subclass that hands operators on."""
-    is_own = type(tensor) is Tensor or type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
-    return is_own and not tensor.is_meta
-
-
-def check_memory(name: str, tensor: Tensor) -> None:
-    """Raise TypeError for a tensor whose address says nothing: on meta, or a subclass that holds others."""
-    if not has_memory(tensor):
-        got = "one on meta" if tensor.is_meta else type(tensor).__name__
-        raise TypeError(f"{name} must be a tensor with memory of its own, got {got}; unwrap it first")
-
-
-def _dense(name: str, tensor: Tensor) -> Tensor:
-    """With all that it means in its memory: a negated view notes its sign elsewhere, a zero tensor has no memory."""
-    if tensor.layout is not torch.strided or tensor.is_nested:
-        got = "a nested tensor; pad it" if tensor.is_nested else f"layout {tensor.layout}; call .to_dense()"
-        raise TypeError(f"{name} must be dense, got {got} first")
-    if torch.compiler.is_compiling() or (type(tensor) is not Tensor and not has_memory(tensor)):
-        return tensor
-    if tensor._is_zerotensor():
-        return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)
-    return tensor.resolve_neg() if tensor.is_neg() else tensor
-
-
-def _tensor(name: str, value: Any, rows: int | None, dtype: torch.dtype, logits: Tensor) -> Tensor:
-    if not isinstance(value, Tensor):
-        if getattr(value, "shape", None) == ():  # numpy's bool: torch would read it as an index
-            value = value.item()
-        try:
-            value = torch.as_tensor(value, device=logits.device)
-        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-            if "too large" in str(error) or "Overflow" in str(error):
-                raise ValueError(f"{name} must hold numbers that fit in 64 bits (signed), got a larger one") from None
-            raise TypeError(f"{name} must be a number or a [B] tensor, got {type(value).__name__}") from None
-    value = _dense(name, value)
-    if type(value) is not Tensor and not torch.compiler.is_compiling() and has_memory(logits):
-        check_memory(name, value)
-    if value.device != logits.device:
-        raise ValueError(
-            f"{name} must be on the device of the logits, {logits.device}, got {value.device}; move it there first"
-        )
-    is_number = value.dtype != torch.bool and not value.is_complex()
-    is_signed = value.dtype != torch.uint64  # beyond 2^63 a conversion to int64 would wrap around
-    is_wanted = is_number and (dtype == torch.float32 or (not value.is_floating_point() and is_signed))
-    if not is_wanted and value.numel():  # torch.as_tensor([]) is a float, whatever was meant
-        wanted = "real numbers" if dtype == torch.float32 else "whole numbers"
-        raise TypeError(f"{name} must hold {wanted}, got dtype {value.dtype}")
-    if value.dim() == 0 and rows is not None:
-        value = value.expand(rows)
-    if value.dim() != 1 or (rows is not None and value.shape[0] != rows):
-        wanted = "[B]" if rows is None else f"one value or [{rows}], a value a row"
-        raise ValueError(f"{name} must be {wanted}, got shape {tuple(value.shape)}")
-    if name == "top_k" and value.dtype in (torch.int64, torch.uint32):
-        value = value.long().clamp(-(2**31), 2**31 - 1)  # too large means "off"; a plain conversion would wrap around
-    return value.to(dtype).contiguous()
-
-
-def _stream(value: Any, rows: int, logits: Tensor) -> Tensor:
-    if isinstance(value, numbers.Real):
-        raise TypeError(
-            f"stream must be None or a [B] tensor, got {_shown(value)}; "
-            "rows that share a seed and a stream draw the same noise"
-        )
-    return _tensor("stream", value, rows, torch.int64, logits)
-
-
-def _check_rows(name: str, value: Tensor) -> None:
-    bound = BOUNDS[name]
-    is_allowed = bound.allows(value)
-    if not is_allowed.all():
-        row = int((~is_allowed).nonzero()[0])
-        got = value[row].item()
-        became = " (in float32)" if got == 0 else ""
-        raise ValueError(f"{name} must be {bound.sentence}, got {got:g}{became} at row {row}; {bound.remedy}")

@@ -177,7 +177,7 @@ def _rows(case: Case) -> Iterator[tuple[int, Tensor, list[Any], list[Any]]]:
         for n in ("indices", "temperature", "top_k", "top_p", "min_p", "seed", "stream", "position")
     ]
     for b, (index, temperature, top_k, top_p, min_p, *randomness) in enumerate(zip(*columns)):
-        x = case.logits[index].detach().float().cpu()
+        x = case.row(b, index).detach().float().cpu()
         yield b, x, [temperature, top_k, top_p, min_p], randomness
 
 

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from .api import named_or_fresh, sample
-from .contract import IntParameter, Parameter, Stats
+from .contract import Stats
+from .edits import Edits
+from .values import IntParameter, Parameter
 
 
 class Sampler:
@@ -19,6 +21,7 @@ class Sampler:
     seed:     names the experiment; None = a fresh one, which `seed` then holds
     stream:   [B], names the sample of each row; None = the row's number in the first call
     position: of the first token to be drawn: one value or [B], usually the length of each row's prompt
+    edits:    penalties and biases of the rows; every token that is drawn is counted in them
 
     A row's tokens are fixed by its logits, the parameters, seed, stream and position: never by the rows beside it. So
     they are those of a `sample` that is given the same, and of the engines.
@@ -34,18 +37,28 @@ class Sampler:
         seed: int | None = None,
         stream: Sequence[int] | Tensor | None = None,
         position: IntParameter = 0,
+        edits: Edits | None = None,
     ) -> None:
         self.seed = named_or_fresh(seed)
         self.stream = stream
         self.position = position
+        self.edits = edits
         self.parameters: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
 
     @overload
-    def __call__(self, logits: Tensor, *, return_stats: Literal[False] = ...) -> Tensor: ...
+    def __call__(
+        self, logits: Tensor, *, allowed: Tensor | None = ..., return_stats: Literal[False] = ...
+    ) -> Tensor: ...
     @overload
-    def __call__(self, logits: Tensor, *, return_stats: Literal[True]) -> tuple[Tensor, Stats]: ...
-    def __call__(self, logits: Tensor, *, return_stats: bool = False) -> Tensor | tuple[Tensor, Stats]:
+    def __call__(
+        self, logits: Tensor, *, allowed: Tensor | None = ..., return_stats: Literal[True]
+    ) -> tuple[Tensor, Stats]: ...
+    def __call__(
+        self, logits: Tensor, *, allowed: Tensor | None = None, return_stats: bool = False
+    ) -> Tensor | tuple[Tensor, Stats]:
         """logits: [B, V], the rows in the order of the call before; returns [B] int64, or the pair (tokens, Stats).
+
+        allowed: the tokens that may be drawn in this step, as in `sample`
 
         raises: as `sample`; nothing is counted then
         """
@@ -58,10 +71,14 @@ class Sampler:
             seed=self.seed,
             stream=self.stream,
             position=self.position,
+            edits=self.edits,
+            allowed=allowed,
             return_stats=return_stats,  # type: ignore[call-overload]
             **self.parameters,
         )
         self.position = self.position + 1
+        if self.edits is not None:
+            self.edits.append(drawn[0] if return_stats else drawn)
         return drawn
 
     def keep(self, rows: Sequence[int] | Tensor) -> None:
@@ -72,6 +89,8 @@ class Sampler:
         chosen = torch.as_tensor(rows, dtype=torch.long)
         self.stream, self.position = _of(self.stream, chosen), _of(self.position, chosen)
         self.parameters = {name: _of(value, chosen) for name, value in self.parameters.items()}
+        if self.edits is not None:
+            self.edits.keep(chosen)
 
 
 def _of(value: Any, rows: Tensor) -> Any:

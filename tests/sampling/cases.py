@@ -11,8 +11,9 @@ import torch
 
 import fastsample
 from fastsample.sampling.api import empty_stats
-from fastsample.sampling.contract import DTYPES, Case, Stats
+from fastsample.sampling.contract import Case, Stats
 from fastsample.sampling.dispatch import load_backend
+from fastsample.sampling.values import DTYPES
 
 VECTORS = Path(__file__).parent.parent / "data" / "contract_vectors.npz"
 

@@ -7,7 +7,8 @@ import sys
 import pytest
 import torch
 
-from fastsample.sampling.backends.arguments import NAMES, addresses, arguments
+import fastsample
+from fastsample.sampling.backends.arguments import EDIT_NAMES, NAMES, addresses, arguments, edit_arguments
 from fastsample.sampling.contract import Case, Stats
 
 
@@ -25,14 +26,15 @@ def case_of(logits, **parameters):
 
 
 def rest_of(extension):
-    """The arguments behind the statistics: threads, or a workspace and a stream."""
-    return (1,) if extension.__name__.endswith("_cpu") else ((), 0)
+    """The arguments behind the statistics: threads and edits, or a workspace and a stream."""
+    return (1, ()) if extension.__name__.endswith("_cpu") else ((), 0)
 
 
 def test_the_order_is_that_of_the_extension(extension):
     """Field by field; the extension names them with the function that reads them."""
     assert extension.argument_names == NAMES
     assert extension.stats_names == Stats._fields
+    assert extension.edit_names == EDIT_NAMES
 
 
 def test_a_tuple_of_another_length_is_refused(extension):
@@ -41,6 +43,21 @@ def test_a_tuple_of_another_length_is_refused(extension):
     for bad in (good[:-1], (*good, 0), ()):
         with pytest.raises(ValueError, match="the tuple of arguments is too"):
             extension.sample(bad, 0, addresses(None), *rest_of(extension))
+
+
+def test_edits_are_read_in_their_order():
+    """Nine numbers with edits, none without; one more or less, or fewer than no entries, is refused."""
+    from fastsample.sampling.backends import _cpu
+
+    plain, edits = case_of(torch.zeros(1, 40)), fastsample.Edits(prompts=[[1, 2]])
+    case = case_of(torch.zeros(1, 40), edits=edits, allowed=torch.ones(1, 2, dtype=torch.int32))
+    assert edit_arguments(plain) == ()
+    flat = edit_arguments(case)
+    assert len(flat) == len(EDIT_NAMES)
+    assert (flat[0], flat[-1]) == (2, 2)
+    for bad, message in ((flat[:-1], "too short"), ((*flat, 0), "too long"), ((-1, *flat[1:]), "size")):
+        with pytest.raises(ValueError, match=message):
+            _cpu.sample(arguments(case), 0, addresses(None), 1, bad)
 
 
 def test_sizes_are_looked_at(extension):
@@ -64,7 +81,7 @@ tokens, none = torch.zeros(8, dtype=torch.int64).data_ptr(), addresses(None)
 
 def draw():
     while True:
-        _cpu.sample(case, tokens, none, 2)
+        _cpu.sample(case, tokens, none, 2, ())
 
 for _ in range(3):
     threading.Thread(target=draw, daemon=True).start()

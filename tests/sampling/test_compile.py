@@ -25,7 +25,10 @@ def operands(rows=4, vocab=300):
 @pytest.mark.parametrize("with_stats", [False, True])
 def test_opcheck(indices, with_stats):
     """Schema, fake tensors and autograd registration are what the operator says."""
-    torch.library.opcheck(sample_op, (*operands(), indices, with_stats, None))
+    torch.library.opcheck(sample_op, (*operands(), indices, [], None, with_stats, None))
+    edits = fastsample.Edits(prompts=[[1]] * 4, repetition_penalty=1.5).columns
+    allowed = torch.full((4, 10), -1, dtype=torch.int32)
+    torch.library.opcheck(sample_op, (*operands(), indices, [*edits], allowed, with_stats, None))
 
 
 def test_traces_without_a_graph_break():

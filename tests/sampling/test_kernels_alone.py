@@ -12,8 +12,9 @@ CALLS = """
 import itertools, json, math, random, sys
 import torch
 from fastsample.sampling.backends import _cpu
-from fastsample.sampling.backends.arguments import NAMES, arguments
+from fastsample.sampling.backends.arguments import NAMES, arguments, edit_arguments
 from fastsample.sampling.contract import Case
+from fastsample.sampling.edits import EditColumns
 
 _cpu.use_instruction_set(sys.argv[1])
 random.seed(1)
@@ -41,18 +42,18 @@ def column(dtype, n):
     return torch.full((n + 16,), 77, dtype=dtype)  # room on both sides, to see a step beyond
 
 
-def call(x, flat, threads, rows=3):
+def call(x, flat, threads, rows=3, edits=()):
     tokens = column(torch.int64, rows)
     stats = [column(dtype, rows) for dtype in (torch.float32,) * 4 + (torch.int64, torch.int32)]
     of = lambda t: t.data_ptr() + 8 * t.element_size()
-    _cpu.sample(flat, of(tokens), tuple(map(of, stats)), threads)
+    _cpu.sample(flat, of(tokens), tuple(map(of, stats)), threads, edits)
     drawn = tokens[8 : 8 + rows].tolist()
-    _cpu.sample(flat, of(tokens), (0,) * 6, threads)
+    _cpu.sample(flat, of(tokens), (0,) * 6, threads, edits)
     for t in (tokens, *stats):
         assert (t[:8] == 77).all() and (t[8 + rows :] == 77).all()
     assert tokens[8 : 8 + rows].tolist() == drawn
     p = torch.full((rows + 2, x.shape[1]), 77.0)
-    _cpu.distribution(flat, p[1:].data_ptr(), threads)
+    _cpu.distribution(flat, p[1:].data_ptr(), threads, edits)
     assert (p[0] == 77).all() and (p[-1] == 77).all() and not (p[1:-1] == 77).any()
     return drawn, stats[5][8 : 8 + rows].tolist()
 
@@ -72,6 +73,21 @@ for x in ROWS:
             drawn, status = call(y, tuple(flat_of(y, parameters)), 1)
             if not all(0 <= t < y.shape[1] and s == 0 or t == -1 and s > 0 for t, s in zip(drawn, status)):
                 wrong.append((tuple(y.shape), str(parameters), drawn, status))
+
+for x in ROWS:  # edits that no check has seen: tokens outside of the row, twice, penalties that are none
+    for trial in range(60):
+        y = x.to((torch.float32, torch.bfloat16)[trial % 2])
+        ids = torch.randint(y.shape[1] + 2, (3, 9), dtype=torch.int32, generator=g) - 1
+        ids[:, ::4] = torch.tensor([-(2**31), 2**31 - 1, y.shape[1]], dtype=torch.int32)
+        odd = lambda n: torch.tensor(random.choices((1.0, 0.0, -1.0, 2.0, NAN, INF, -INF, TINY, 1e38), k=n))
+        counts = torch.tensor(random.choices((0, 1, -1, 5, 2**31 - 1, -(2**31)), k=27), dtype=torch.int32)
+        edits = EditColumns(ids, counts.view(3, 9), odd(27).view(3, 9), odd(3), odd(3), odd(3))
+        words = torch.randint(-(2**31), 2**31, (3, -(-y.shape[1] // 32)), generator=g).to(torch.int32)
+        flags = random.choice((None, words, words * 0, words * 0 - 1))
+        case = Case.of(y, 1.0, 0, 0.9, 0.0, 7, None, 0, ZEROS)._replace(edits=edits, allowed=flags)
+        drawn, status = call(y, arguments(case), 1 + trial % 3, edits=edit_arguments(case))
+        if not all(0 <= t < y.shape[1] and s == 0 or t == -1 and s > 0 for t, s in zip(drawn, status)):
+            wrong.append((tuple(y.shape), "edits", drawn, status))
 
 x = torch.randn(3, 40_000, generator=g)
 outside = 0
@@ -93,7 +109,7 @@ print(json.dumps(dict(wrong=wrong[:5], count=len(wrong), outside=outside)))
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name.removeprefix("cpu:") for name in backends()[1:]])
 def test_no_parameter_leads_out_of_the_row(name):
-    """275 sets of parameters, most of them nonsense, and indices that point nowhere; in a process with a deadline."""
+    """275 sets of parameters, 60 of edits, most of them nonsense, and indices to nowhere; with a deadline."""
     done = subprocess.run([sys.executable, "-c", CALLS, name], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)

@@ -23,7 +23,7 @@ def limit(more):
 
 def call(x, threads):
     case = Case.of(x, 1.0, 0, 0.9, 0.0, 3, None, 0, None)
-    _cpu.sample(arguments(case), tokens.data_ptr(), addresses(None), threads)
+    _cpu.sample(arguments(case), tokens.data_ptr(), addresses(None), threads, ())
     return tokens.tolist()
 
 """

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fastsample
-from fastsample.sampling.contract import as_float32
+from fastsample.sampling.values import as_float32
 
 LOGITS = torch.randn(3, 1000, generator=torch.Generator().manual_seed(1))
 NAN, INF, TINY = math.nan, math.inf, 2.0**-149  # the smallest float32 above 0

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..contract import Case
-from .arguments import addresses, arguments
+from .arguments import addresses, arguments, edit_arguments
 
 try:
     from . import _cpu  # type: ignore[attr-defined]  # compiled
@@ -40,9 +40,11 @@ def compiler() -> str | None:
 
 def sample(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None) -> int:
     """Fill tokens [B] int64 and, if asked for, the tensors of `Stats`; returns how many rows are invalid."""
-    return _cpu.sample(arguments(case), tokens.data_ptr(), addresses(stats), torch.get_num_threads())
+    threads = torch.get_num_threads()
+    return _cpu.sample(arguments(case), tokens.data_ptr(), addresses(stats), threads, edit_arguments(case))
 
 
 def distribution(case: Case, probabilities: Tensor) -> int:
     """Fill probabilities [B, V] float32; returns how many rows are invalid."""
-    return _cpu.distribution(arguments(case), probabilities.data_ptr(), torch.get_num_threads())
+    threads = torch.get_num_threads()
+    return _cpu.distribution(arguments(case), probabilities.data_ptr(), threads, edit_arguments(case))

@@ -1,4 +1,4 @@
-"""The CUDA C++ backend: hands pointers to the compiled extension. Two launches, no synchronisation."""
+"""The CUDA C++ backend: hands pointers to the compiled extension. Two launches, or three, no synchronisation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..contract import CHUNK, Case
-from .arguments import addresses, arguments
+from .arguments import addresses, arguments, edit_arguments
+from .workspace import room_for_edited
 
 try:
     from . import _cuda  # type: ignore[attr-defined]  # compiled
@@ -81,11 +82,25 @@ def sample(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None, splits:
     logits = case.logits
     with torch.cuda.device(logits.device):
         stream = torch.cuda.current_stream().cuda_stream
+        if case.is_edited:
+            case = _edited(case, stream)
+            logits = case.logits
         chunks = case.rows * -(-logits.shape[1] // CHUNK)
         # Of this call alone: what outlives a call comes from a graph's own memory in a capture, and is lost with it.
         space = torch.empty((1 if stats is None else 2) * 12 * chunks, dtype=torch.uint8, device=logits.device)
         splits = splits or _cuda.splits_for(case.rows, logits.shape[1], _blocks(logits.device.index or 0))
         work = (space.data_ptr(), splits)
         code = _cuda.sample(arguments(case), tokens.data_ptr(), addresses(stats), work, stream)
+    _check(code)
+
+
+def _edited(case: Case, stream: int) -> Case:
+    """The same draws from rows that a launch of its own edits into memory of this call."""
+    rows = room_for_edited(case)
+    _check(_cuda.edit(arguments(case), edit_arguments(case), rows.data_ptr(), rows.stride(0), stream))
+    return case.of_edited(rows)
+
+
+def _check(code: int) -> None:
     if code:
         raise RuntimeError(f"the CUDA kernel could not be launched: {_cuda.error_name(code)} (error {code})")

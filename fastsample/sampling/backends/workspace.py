@@ -1,6 +1,7 @@
-"""Scratch memory of the Triton backend: one set of tensors per device and stream, made again when a call needs more.
+"""Memory of the GPU backends: edited rows, and Triton's scratch, which is kept.
 
-Calls on one stream follow each other on the device, so they can share it; two streams never do.
+Scratch is one set of tensors per device and stream, made again when a call needs more. Calls on one stream follow each
+other on the device, so they can share it; two streams never do.
 """
 
 from __future__ import annotations
@@ -9,6 +10,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from ..contract import Case
+
+
+def room_for_edited(case: Case) -> Tensor:
+    """[B, V] logits to be written, each row at a multiple of 16 bytes; they belong to the call."""
+    vocab = case.logits.shape[1]
+    return case.logits.new_empty(case.rows, -(-vocab // 8) * 8)[:, :vocab]
 
 
 class Workspaces:

@@ -9,9 +9,13 @@ import torch
 import fastsample
 from fastsample.sampling.api import empty_stats
 from fastsample.sampling.backends.triton import launch as backend
+from fastsample.sampling.backends.triton.edits import edit
+from fastsample.sampling.contract import Case
 from fastsample.sampling.dispatch import load_backend
+from fastsample.sampling.edits import edited
 from fastsample.sampling.reference import filtered
 from sampling.cases import ROWS, assert_same, row, run, unchecked, vectors
+from sampling.edit_cases import edit_vectors, mask_of, packed, random_edits
 from sampling.test_equality import PARAMETERS
 
 from . import interpreter  # noqa: F401  (makes the interpreter exact)
@@ -117,3 +121,38 @@ def test_a_wrong_kernel_fails(monkeypatch):
     x = torch.tensor([[0.0, -3.0]])
     logprobs = {run(b, x, seed=3)[1].logprob.item() for b in ("reference", "triton")}
     assert len(logprobs) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_edits(dtype):
+    """Penalties, biases and bitmasks, alone and together: the tokens of the reference, row by row."""
+    rng = np.random.default_rng(4)
+    for vocab in (1, 70, 3000):
+        x = torch.stack([row(kind, vocab, rng) for kind in ("normal", "masked", "few values")]).to(dtype)
+        indices = torch.tensor([2, 0, 1, 0])
+        allowed = packed([mask_of(kind, vocab, rng) for kind in ("all", "few", "most", "halves")], vocab)
+        for edits, mask in (
+            (random_edits(vocab, 4, rng), None),
+            (None, allowed),
+            (random_edits(vocab, 4, rng), allowed),
+        ):
+            columns = None if edits is None else edits.columns
+            case = Case.of(x, 0.8, 0, 0.9, 0.0, 7, None, 0, indices, edits, mask)
+            y = edited(x[indices], columns, mask)
+            found, expected = torch.full((2, 4), -2)
+            stats, wanted = empty_stats(case), empty_stats(case)
+            backend.sample(case, found, stats)
+            load_backend("reference").sample(case.of_edited(y), expected, wanted)
+            assert_same((expected, wanted), (found, stats), (vocab, dtype))
+
+
+def test_edits_of_every_vector():
+    """The vectors' tokens, and the values themselves, which the edit pass leaves in memory."""
+    for v in edit_vectors():
+        case = Case.of(v.logits, 1.0, 0, 1.0, 0.0, 7, torch.tensor([2]), 3, None, v.edits, v.allowed)
+        rows = torch.full((1, v.logits.shape[1]), 7.0, dtype=v.logits.dtype)
+        edit(case, rows, 32)
+        assert rows[0].tolist() == v.edited, (v.name, v.logits.dtype)
+        tokens = torch.full((1,), -2)
+        backend.sample(case, tokens, None)
+        assert tokens.item() == v.tokens[2]

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from fastsample.sampling.backends.arguments import DTYPE_CODES
+from fastsample.sampling.edits import EditColumns
 
 from .ptx import ROOT, TOOLS
 
@@ -49,16 +50,23 @@ def build(*flags: str, root: Path = ROOT) -> Path:
     return program
 
 
-def question(logits, columns: dict, splits: int, schedule: int, with_stats: bool) -> bytes:
+def question(
+    logits, columns: dict, splits: int, schedule: int, with_stats: bool, edits: EditColumns | None = None, allowed=None
+) -> bytes:
     """One call as the program reads it; columns hold a value a row."""
     rows = len(columns["seed"])
     count, vocab = logits.shape
-    head = np.array([DTYPE_CODES[logits.dtype], count, vocab, rows, splits, schedule, with_stats], np.int64).tobytes()
+    entries = 0 if edits is None else edits.ids.shape[1]
+    sizes = [DTYPE_CODES[logits.dtype], count, vocab, rows, splits, schedule, with_stats, entries, allowed is not None]
+    head = np.array(sizes, np.int64).tobytes()
     row_bytes = logits.contiguous().view(torch.uint8).numpy().tobytes()
     types = dict(
         temperature="f4", top_p="f4", min_p="f4", top_k="i4", seed="i8", stream="i8", position="i8", indices="i8"
     )
-    return head + row_bytes + b"".join(np.asarray(columns[n], t).tobytes() for n, t in types.items())
+    flat = [np.asarray(columns[n], t) for n, t in types.items()]
+    flat += [np.zeros(3 * rows, "f4")] if edits is None else [column.numpy() for column in edits]
+    flat += [] if allowed is None else [allowed.numpy()]
+    return head + row_bytes + b"".join(values.tobytes() for values in flat)
 
 
 def ask(program: Path, questions: list[tuple[bytes, int]], timeout: float = 300) -> tuple[list[Answer], str]:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from fastsample.sampling.contract import Case
 from fastsample.sampling.dispatch import load_backend
 from sampling.cases import row, unchecked, vectors
+from sampling.edit_cases import mask_of, packed, random_edits
 
 from . import draws, on_host
 
@@ -58,6 +60,31 @@ def test_under_tsan():
     """Races between threads of a block, and between the blocks of a row."""
     todo = [draws.draws(kind, 1500, 2, 1) for kind in ("normal", "constant", "masked", "few values")]
     check(on_host.build("-fsanitize=thread", "-Wno-tsan"), todo)
+
+
+@pytest.mark.parametrize("sanitizer", ["undefined", "address"])
+def test_edits(sanitizer):
+    """Penalties, biases and bitmasks, with indices that point nowhere: the tokens of the CPU's own edits."""
+    rng = np.random.default_rng(4)
+    questions, wanted = [], []
+    for vocab in (1, 70, 2049, 5000):
+        for i, dtype in enumerate((torch.float32, torch.bfloat16, torch.float16)):
+            x = torch.stack([row(kind, vocab, rng) for kind in ("normal", "masked", "few values")]).to(dtype)
+            indices = torch.tensor([2, 0, 1, 0, -1])
+            edits = random_edits(vocab, 5, rng).columns
+            edits.ids[0, :3] = torch.tensor([-(2**31), vocab, 2**31 - 1], dtype=torch.int32)
+            allowed = packed([mask_of(kind, vocab, rng) for kind in ("all", "few", "most", "halves", "all")], vocab)
+            for both in ((edits, None), (None, allowed), (edits, allowed)):
+                case = Case.of(x, 0.8, 0, 0.9, 0.0, 7, None, 0, indices)._replace(edits=both[0], allowed=both[1])
+                expected = torch.full((5,), -2)
+                load_backend("cpu").sample(case, expected, None)
+                names = ("temperature", "top_k", "top_p", "min_p", "seed", "stream", "position", "indices")
+                columns = {name: case.column(name) for name in names}
+                questions.append((on_host.question(x, columns, 1 + i, i, True, *both), 5))
+                wanted.append(expected.tolist())
+    answers, said = on_host.ask(on_host.build(f"-fsanitize={sanitizer}"), questions)
+    assert [a.tokens for a in answers] == wanted
+    assert not said
 
 
 @pytest.mark.slow

@@ -1,4 +1,7 @@
-"""The Triton backend: two launches, no synchronisation, no tensor made beyond a cached workspace."""
+"""The Triton backend: two launches, no synchronisation, no tensor made beyond a cached workspace.
+
+Edited rows are written first, by a launch or two more, into memory of the call.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...contract import CHUNK, Case
-from ..workspace import Workspaces
+from ..workspace import Workspaces, room_for_edited
 
 name = "triton"
 MAX_VOCAB = 2**20
@@ -97,10 +100,21 @@ def sample(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None) -> int 
     device = case.logits.device
     if device.type == "cuda":
         with torch.cuda.device(device), _launching:
-            _launch(case, tokens, stats)
+            _launch(_edited(case), tokens, stats)
         return None
-    _launch(case, tokens, stats)
+    _launch(_edited(case), tokens, stats)
     return int((tokens < 0).sum())
+
+
+def _edited(case: Case) -> Case:
+    """The same draws from rows that launches of their own edit into memory of this call."""
+    if not case.is_edited:
+        return case
+    from .edits import edit
+
+    rows = room_for_edited(case)
+    edit(case, rows, _device(case.logits.device)[1])
+    return case.of_edited(rows)
 
 
 def _launch(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None) -> None:
