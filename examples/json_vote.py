@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import json
 
-import torch
-
 import fastsample
 from fastsample.strategies.base import Grow
 
@@ -28,47 +26,21 @@ QUESTION = (
 )
 
 
-class Schema:
-    """Makes a logits processor for each sample: what the schema does not allow next becomes -inf."""
+def grammar_of(model, tokenizer, schema):
+    """A function that makes a matcher of the schema, one for each sample."""
+    import xgrammar
 
-    def __init__(self, model, tokenizer, schema):
-        import xgrammar
-
-        self.xgrammar, self.vocab = xgrammar, model.config.vocab_size
-        info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=self.vocab)
-        compiler = xgrammar.GrammarCompiler(info)
-        self.grammar = compiler.compile_json_schema(json.dumps(schema), any_whitespace=False)
-
-    def processor(self, prompt_length):
-        """Of one sample: it takes in what was drawn since the last call, [1, L] ids, and masks [1, V] scores."""
-        matcher = self.xgrammar.GrammarMatcher(self.grammar)
-        mask = self.xgrammar.allocate_token_bitmask(1, self.vocab)
-        read = prompt_length
-
-        def allowed(ids, scores):
-            nonlocal read
-            for token in ids[0, read:].tolist():
-                matcher.accept_token(token)
-            read = ids.shape[1]
-            matcher.fill_next_token_bitmask(mask)
-            bits = torch.arange(32, dtype=torch.int32)
-            is_allowed = (mask[0, :, None] >> bits & 1).bool().flatten()[: scores.shape[1]]
-            return scores.masked_fill(~is_allowed, -torch.inf)
-
-        return allowed
+    info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=model.config.vocab_size)
+    compiled = xgrammar.GrammarCompiler(info).compile_json_schema(json.dumps(schema), any_whitespace=False)
+    return lambda: xgrammar.GrammarMatcher(compiled)
 
 
 def vote(model, tokenizer, question, schema=SCHEMA, *, samples=12, temperature=0.8, max_new_tokens=48, seed=0):
     """The `Found` of a vote whose samples are JSON of the schema; its answer is what most say in the field "answer"."""
-    rules = Schema(model, tokenizer, schema)
+    grammar = grammar_of(model, tokenizer, schema)
 
     def constrained(task):
-        prompt = len(task.root.ids())
-        asks = [
-            task.ask(task.root, temperature=temperature, logits_processor=rules.processor(prompt))
-            for _ in range(samples)
-        ]
-        paths = yield Grow(asks)
+        paths = yield Grow([task.ask(task.root, temperature=temperature, grammar=grammar) for _ in range(samples)])
         return task.choose(paths, how="vote")
 
     return fastsample.solve(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeGuard
 
 from ..token_stats import MeanStats, PromptStats, TokenStats, TopTokens
+from .penalties import NO_PENALTIES, Penalties
 
 UNTOLD = -1  # in place of a token id that an engine does not tell: the token counts all the same
 
@@ -23,6 +24,18 @@ class Parked(Protocol):
         ...
 
 
+class Matcher(Protocol):
+    """Where a text stands in a grammar, as xgrammar.GrammarMatcher and llguidance's matchers for it do it."""
+
+    def accept_token(self, token: int, /) -> Any:
+        """Go on by one token, which was drawn; False where the grammar does not take it."""
+        ...
+
+    def fill_next_token_bitmask(self, bitmask: Any, index: int, /) -> Any:
+        """Write what may come next into row `index` of bitmask [B, ceil(V / 32)] int32: a bit that is set allows."""
+        ...
+
+
 @dataclass(frozen=True)
 class Request:
     """One sample to be written.
@@ -35,7 +48,11 @@ class Request:
     min_new_tokens:   EOS is forbidden and stop strings are not looked for before
     stop:             strings that end the sample; neither they nor what follows them is in the text
     eos:              token ids that end the sample; None = the model's own, () = none
-    logits_processor: called with [1, L] ids and [1, V] scores of this sample alone; returns the scores to draw from
+    penalties:        for tokens that prompt and sample have, and biases; what earlier legs wrote counts as prompt
+    logits_processor: called with [1, L] ids and [1, V] scores of this sample alone; returns the scores to draw from,
+                      to which the penalties are applied
+    grammar:          makes what follows this sample's text and says which tokens may come next: called once for each
+                      sample, it returns a `Matcher`
     key:              the caller's own name for the request, passed through
     top_logprobs:     tell so many of the likeliest tokens of every step: Sample.tops
     prompt_logprobs:  tell what the model says of the prompt's own tokens, with as many of the likeliest of each:
@@ -63,7 +80,9 @@ class Request:
     min_new_tokens: int = 0
     stop: tuple[str, ...] = ()
     eos: tuple[int, ...] | None = None
+    penalties: Penalties = NO_PENALTIES
     logits_processor: Callable[[Any, Any], Any] | None = None
+    grammar: Callable[[], Matcher] | None = None
     key: Hashable = None
     top_logprobs: int = 0
     prompt_logprobs: bool = False

@@ -59,6 +59,12 @@ def check_request(request: Request, context: int, tokenizer: Any, vocabulary: in
         raise ValueError(f"a string must be in stop or in until, got {both[0]!r} in both; take it out of one")
     if request.legs < 1:
         raise ValueError(f"legs must be at least 1, got {request.legs}; 1 ends at the first delimiter")
+    if request.grammar is not None and not callable(request.grammar):
+        raise TypeError(
+            f"grammar must be a function that makes a matcher, got {type(request.grammar).__name__}; write "
+            "grammar=lambda: xgrammar.GrammarMatcher(compiled)"
+        )
+    check_ids("logit_bias", [token for token, _ in request.penalties.logit_bias], vocabulary)
     r = request
     Case.of(torch.zeros(1, 2), r.temperature, r.top_k, r.top_p, r.min_p, r.seed, [r.stream or 0], 0, None)
 

@@ -211,6 +211,10 @@ def configuration(
         digest.update(between + f"{i.id}\n{i.question}\n{i.answer}".encode("utf-8", "backslashreplace"))
         between = b"\0"
     values = asdict(settings)
+    if not settings.penalties.are_any:
+        del values["penalties"]
+    else:
+        values["penalties"] = settings.penalties.to_json()
     if not settings.is_adaptive:  # as in the runs of before there was a choice
         del values["is_adaptive"]
     return {

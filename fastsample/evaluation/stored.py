@@ -10,6 +10,7 @@ from math import isfinite, isnan
 from pathlib import Path
 from typing import Any
 
+from ..engines.penalties import Penalties
 from ..strategies.plan import auto_plan_of, plan_of
 from ..strategies.question import Settings
 from ..strategies.records import MEANS, Written
@@ -73,6 +74,7 @@ CONFIG = {
     "certainty": ("full, top20 or none", ("full", "top20", "none").__contains__),
     "cut_votes": BOOLEAN,
     "is_adaptive": BOOLEAN,
+    "penalties": ("an object of numbers", lambda x: isinstance(x, dict)),
 }
 SAMPLE = {
     "question": TEXT,
@@ -156,8 +158,8 @@ def settings_of(config: dict[str, Any]) -> Settings:
     for name in ("temperatures", "stop"):
         values[name] = tuple(values.get(name, ()))
     try:
-        return Settings(**values)
-    except ValueError as error:
+        return Settings(**values | {"penalties": Penalties(**config.get("penalties", {}))})
+    except (ValueError, TypeError) as error:
         raise RunError(f"config.json cannot be replayed: {error}") from None
 
 

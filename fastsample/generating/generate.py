@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ..engines.base import Engine, Request, Sample
+from ..engines.base import Engine, Matcher, Request, Sample
 from ..engines.local.engine import LocalEngine
+from ..engines.penalties import Penalties
 from ..sampling.api import named_or_fresh
 from ..strategies.plan import stream_of
 from .batch import Batch
@@ -88,6 +89,11 @@ def generate_each(
     top_k: int = 0,
     top_p: float = 1.0,
     min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    frequency_penalty: float = 0.0,
+    presence_penalty: float = 0.0,
+    logit_bias: Mapping[int, float] | None = None,
+    grammar: Callable[[], Matcher] | None = None,
     max_new_tokens: int = 256,
     min_new_tokens: int = 0,
     stop: Sequence[str] = (),
@@ -114,6 +120,7 @@ def generate_each(
         )
     if isinstance(stop, str):
         stop = (stop,)
+    penalties = Penalties(repetition_penalty, frequency_penalty, presence_penalty, logit_bias or ())
     seed = named_or_fresh(seed)
     if engine is None:
         engine = LocalEngine(model, tokenizer, slots=slots, prepack=prepack)
@@ -128,6 +135,8 @@ def generate_each(
             top_k=top_k,
             top_p=top_p,
             min_p=min_p,
+            penalties=penalties,
+            grammar=grammar,
             seed=seed,
             stream=stream_of(prompt, t, earlier[prompt, t] - 1),
             max_new_tokens=max_new_tokens,
@@ -153,6 +162,11 @@ def generate(
     top_k: int = 0,
     top_p: float = 1.0,
     min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    frequency_penalty: float = 0.0,
+    presence_penalty: float = 0.0,
+    logit_bias: Mapping[int, float] | None = None,
+    grammar: Callable[[], Matcher] | None = None,
     max_new_tokens: int = 256,
     min_new_tokens: int = 0,
     stop: Sequence[str] = (),
@@ -173,7 +187,11 @@ def generate(
                  chat is put into the tokenizer's template
     n:           samples of each prompt
     temperature: one number, or one for each of the n samples
-    top_k, top_p, min_p: as in `sample`; max_new_tokens, min_new_tokens, stop, eos: as in `engines.base.Request`
+    top_k, top_p, min_p: as in `sample`
+    repetition_penalty, frequency_penalty, presence_penalty, logit_bias: as in `Edits`, of every sample's own tokens
+    grammar:     a function that makes a matcher for a sample, such as `lambda: xgrammar.GrammarMatcher(compiled)`: the
+                 samples are texts of that grammar
+    max_new_tokens, min_new_tokens, stop, eos: as in `engines.base.Request`
     top_logprobs: tell so many of the likeliest tokens of every step, from the same forward pass: `Batch.top_ids`
     prompt_logprobs: tell the log-probabilities of the prompt's own tokens too, and as many of the likeliest of each,
                  from the pass that reads the prompt: `Batch.prompt_logprobs`. A block of the prompt's logits is held at
@@ -196,6 +214,11 @@ def generate(
         top_k=top_k,
         top_p=top_p,
         min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        frequency_penalty=frequency_penalty,
+        presence_penalty=presence_penalty,
+        logit_bias=logit_bias,
+        grammar=grammar,
         max_new_tokens=max_new_tokens,
         min_new_tokens=min_new_tokens,
         stop=stop,

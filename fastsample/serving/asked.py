@@ -8,6 +8,7 @@ from typing import Any
 
 from ..answers.extractors import Extractor, extractor_of
 from ..engines.base import Traits
+from ..engines.penalties import Penalties
 from ..solving.fit import fitted
 from ..strategies.question import AUTO, SPREAD, TEMPERATURES, Question, Settings
 from .growth import PREFIX, Growth, growth_of
@@ -32,6 +33,7 @@ class Limits:
     max_tokens: int = 4096
     stops: int = 16
     top_logprobs: int = 20
+    biases: int = 1024
     temperatures: int = 16
 
 
@@ -62,12 +64,12 @@ class Asked:
 
 PLAIN = {
     "model", "messages", "prompt", "n", "temperature", "top_p", "top_k", "min_p", "max_tokens", "seed", "stop",
+    "frequency_penalty", "presence_penalty", "repetition_penalty", "logit_bias",
     "max_completion_tokens", "stream", "stream_options", "fastsample", "user", "metadata", "store", "service_tier",
     "logprobs", "top_logprobs",
 }  # fmt: skip
 # What is taken only where it changes nothing.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "frequency_penalty": (0,), "presence_penalty": (0,), "repetition_penalty": (1,), "logit_bias": ({},),
     "tools": ([],), "tool_choice": ("none", "auto"), "best_of": (1,), "echo": (False,), "suffix": ("",),
     "response_format": ({"type": "text"},), "parallel_tool_calls": (True, False),
 }  # fmt: skip
@@ -160,6 +162,12 @@ def _settings(body: dict[str, Any], vote: dict[str, Any] | None, limits: Limits)
         "max_new_tokens": limit,
         "seed": _whole(body, "seed", secrets.randbits(62), 0, (1 << 63) - 1),
         "stop": _stop(body, limits),
+        "penalties": Penalties(
+            _number(body, "repetition_penalty", 1.0, 0.0, 100.0, is_open=True),
+            _number(body, "frequency_penalty", 0.0, -2.0, 2.0),
+            _number(body, "presence_penalty", 0.0, -2.0, 2.0),
+            _biases(body, limits),
+        ),
     }
     if vote is None:
         temperature = _number(body, "temperature", 1.0, 0.0, 100.0)
@@ -263,6 +271,17 @@ def _stop(body: dict[str, Any], limits: Limits) -> tuple[str, ...]:
     if not isinstance(stop, list) or not all(isinstance(s, str) and s for s in stop) or len(stop) > limits.stops:
         raise AskedError(f"stop must be up to {limits.stops} texts that are not empty", name="stop")
     return tuple(stop)
+
+
+def _biases(body: dict[str, Any], limits: Limits) -> dict[int, float]:
+    """By token id, which JSON writes as text."""
+    given = body.get("logit_bias")
+    given = {} if given is None else given
+    if not isinstance(given, dict) or len(given) > limits.biases:
+        raise AskedError(f"logit_bias must be an object of up to {limits.biases} token ids", name="logit_bias")
+    if not all(token.isascii() and token.isdecimal() and len(token) < 10 for token in given):
+        raise AskedError('logit_bias must have token ids as its names, as in {"42": -5}', name="logit_bias")
+    return {int(token): _number({"logit_bias": v}, "logit_bias", 0.0, -100.0, 100.0) for token, v in given.items()}
 
 
 def _short(value: Any) -> str:

@@ -10,6 +10,7 @@ from hashlib import blake2b
 from typing import Any
 
 from ..engines.base import Parked
+from ..engines.penalties import NO_PENALTIES, Penalties
 from ..scoring.base import Candidate, Leg
 from ..token_stats import MeanStats, TokenStats
 from .plan import stream_of
@@ -161,7 +162,7 @@ class Ask:
     until:     texts: the leg ends behind the token that completes one of these, white space in front not counted
     until_ids: or at one of these tokens, which is not kept (an end of thinking)
     legs:      pass legs - 1 of these ends by
-    logits_processor: as in `engines.base.Request`
+    penalties, logits_processor, grammar: as in `engines.base.Request`
 
     raises: ValueError for what no leg can be
     """
@@ -178,7 +179,9 @@ class Ask:
     max_new_tokens: int = 256
     min_new_tokens: int = 0
     stop: tuple[str, ...] = ()
+    penalties: Penalties = NO_PENALTIES
     logits_processor: Callable[[Any, Any], Any] | None = None
+    grammar: Callable[[], Any] | None = None
 
     def __post_init__(self) -> None:
         if callable(self.temperature):

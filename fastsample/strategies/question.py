@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..engines.penalties import NO_PENALTIES, Penalties
 from ..voting.registry import name_of, rule_of
 from ..voting.rule import Rule
 from ..voting.stopping import Majority
@@ -27,6 +28,7 @@ class Settings:
     rule:     a rule of `voting`, or its name ("beta:confidence=0.9"), which becomes the rule
     together: start a question's whole budget at once (least waiting) instead of what the rule may need (fewest tokens)
     cut_votes: let samples vote that were cut by max_new_tokens; their texts have not come to their end
+    penalties: for repeated tokens, and biases
     system, prompt_template, suffix: see `prompts.prompt_of`; stop: strings that end a sample
     """
 
@@ -45,6 +47,7 @@ class Settings:
     together: bool = False
     cut_votes: bool = False
     is_adaptive: bool = False
+    penalties: Penalties = NO_PENALTIES
 
     def __post_init__(self) -> None:
         rule = rule_of(self.rule)

@@ -102,6 +102,7 @@ class SelfConsistency:
             stream=stream_of(self.prompt, temperature, k),
             max_new_tokens=s.max_new_tokens,
             stop=s.stop,
+            penalties=s.penalties,
             key=(self.serial, number),
             top_logprobs=self.top_logprobs or 0,
         )

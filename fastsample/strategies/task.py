@@ -98,6 +98,7 @@ class Task:
             "top_p": s.top_p,
             "min_p": s.min_p,
             "stop": s.stop,
+            "penalties": s.penalties,
             "max_new_tokens": self.limit,
         }
         return Ask(path, **(fields | changes))

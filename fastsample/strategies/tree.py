@@ -164,7 +164,9 @@ class Tree:
             max_new_tokens=most,
             min_new_tokens=min(ask.min_new_tokens, most),
             stop=ask.stop,
+            penalties=ask.penalties,
             logits_processor=ask.logits_processor,
+            grammar=ask.grammar,
             key=(self.serial, path.number),
             after=None if ask.path.parent is None else self.parked(ask.path),
             append=append,
@@ -260,7 +262,7 @@ class Tree:
 def _key(ask: Ask) -> tuple[Any, ...]:
     """What two asks of one path must have in common to be the same text at temperature 0."""
     filters = (id(ask.path), ask.append, ask.until, ask.until_ids, ask.legs, ask.stop)
-    return (*filters, ask.max_new_tokens, ask.min_new_tokens, id(ask.logits_processor))
+    return (*filters, ask.max_new_tokens, ask.min_new_tokens, ask.penalties, id(ask.logits_processor), id(ask.grammar))
 
 
 def _known(ask: Ask) -> Path | None:

@@ -22,6 +22,7 @@ import peers  # noqa: E402
 # Scripts with a test here (kernel_cost.py and executed.py are run by .ci/run, whole); the others are modules of theirs.
 SCRIPTS = {
     "attention.py",
+    "edits.py",
     "executed.py",
     "extractors.py",
     "gpu_first.py",
@@ -96,6 +97,13 @@ def test_trl_rollouts(embedded):
 def test_extractors():
     """The labelled outputs, read by every extractor."""
     assert "agree" in run("extractors.py")
+
+
+def test_edits():
+    """One small size, after all ways drew the same tokens."""
+    (found,) = json.loads(run("edits.py", "--quick", "--seconds", 0.3).splitlines()[-1])["results"]
+    assert len(found["us_per_row"]) == 8
+    assert all(0 < low <= median <= high for low, median, high in found["us_per_row"].values())
 
 
 def test_sampling():

@@ -39,8 +39,11 @@ def write(model, request, eos=(2,)):
             scores = request.logits_processor(torch.tensor([text]), scores.clone())
         if len(tokens) < request.min_new_tokens:
             scores[:, list(eos)] = -torch.inf
+        p = request.penalties
+        names = {"repetition_penalty": p.repetition, "frequency_penalty": p.frequency, "presence_penalty": p.presence}
+        edits = fastsample.Edits(prompts=[request.prompt], outputs=[tokens], logit_bias=dict(p.logit_bias), **names)
         filters = {name: getattr(request, name) for name in FILTERS}
-        token = int(fastsample.sample(scores, stream=[request.stream], position=len(text), **filters))
+        token = int(fastsample.sample(scores, stream=[request.stream], position=len(text), edits=edits, **filters))
         tokens.append(token)
         if token in eos:
             break

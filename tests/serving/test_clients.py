@@ -51,6 +51,16 @@ def test_n_choices_are_the_samples_of_solve(served):
     assert cold["usage"]["completion_tokens"] == 2
 
 
+def test_penalties_and_biases(served):
+    """A bias of -100 takes the likelier answer away, from plain choices and from votes; penalties are taken."""
+    four = served.engine.tokenizer.convert_tokens_to_ids("4")
+    biased = ASKED | {"logit_bias": {str(four): -100}, "temperature": 0.9, "presence_penalty": 0.5}
+    body = post(served, biased | {"n": 10}).json()
+    assert {c["message"]["content"] for c in body["choices"]} == {"5"}
+    body = post(served, biased | {"temperature": None, "fastsample": {"samples": 3}}).json()
+    assert body["fastsample"]["answer"] == "5"
+
+
 def test_a_vote_by_the_model_s_name(served):
     """MODEL@RULE: the elected answer's text, the votes, and what early exit saved."""
     body = post(
@@ -160,7 +170,11 @@ REFUSED = [
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "content must be text"),
     ({"messages": [{"role": "user", "content": " "}]}, 400, "the question is empty"),
     ({"messages": [{"role": "user", "content": "x" * 600}]}, 400, "must leave room in the model's context of 512"),
-    ({"logit_bias": {"5": 100}}, 400, "logit_bias is not served"),
+    ({"logit_bias": {"x": 1}}, 400, "logit_bias must have token ids as its names"),
+    ({"logit_bias": {"5": 101}}, 400, "logit_bias must be a number from -100 to 100"),
+    ({"logit_bias": {"500000": 1}}, 400, "logit_bias must hold token ids in [0"),
+    ({"frequency_penalty": 3}, 400, "frequency_penalty must be a number from -2 to 2"),
+    ({"repetition_penalty": 0}, 400, "repetition_penalty must be above 0"),
     ({"tools": [{}]}, 400, "tools is not served"),
     ({"surprise": 1}, 400, "there is no field 'surprise'"),
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import nan
 from typing import Any, cast
 
 import torch
@@ -12,10 +13,13 @@ from torch import Tensor
 from ...models.forward import Prefix
 from ...sampling.api import sample
 from ...sampling.contract import STATUS, row_status
+from ...sampling.edits import Edits, edited
 from ...token_stats import TokenStats, TopTokens
 from ..base import Sample
 from ..columns import COLUMNS
+from .counted import Counted
 from .detokenizer import Detokenizer
+from .grammar import Follower, masks_of
 from .legs import Delimiters
 from .told import pack, unpack
 from .tops import drawn_tops
@@ -28,6 +32,7 @@ class Row:
     name:   of the runner's row
     prefix: its request's prompt and what was appended to it
     limit:  tokens that may be drawn
+    follower: of its grammar, None without one
     ending: how it has ended, while it waits for the step that closes it
     """
 
@@ -38,6 +43,7 @@ class Row:
     delimiters: Delimiters
     eos: frozenset[int]
     limit: int
+    follower: Follower | None = None
     ending: str | None = None
 
     @property
@@ -70,6 +76,7 @@ class Columns:
 
     rows: list[int] = field(default_factory=list)
     values: dict[str, Tensor] = field(default_factory=dict)
+    counted: Counted = field(default_factory=Counted)
 
     def of(self, rows: Sequence[Row], device: torch.device) -> dict[str, Tensor]:
         """The arguments of `sample` for these rows, [B] each: the same dictionary while the rows are the same."""
@@ -107,43 +114,56 @@ def draw(
 ) -> list[Drawn]:
     """A token and its statistics for every row; row b reads logits[b] or logits[indices[b]] of [N, V].
 
-    told: what the step itself has drawn from these logits, if it has
+    told: what the step itself has drawn from these logits, if it has; it does so where no row is edited
     """
-    raw: dict[int, RawRow] = {}
-    failures: dict[int, str] = {}
+    own, failures = (logits, indices), {}
     tops = drawn_tops([row.sample.request.top_logprobs for row in rows], logits, indices)
-    if any(is_edited(row) for row in rows):
-        logits, raw, failures = edit_all(rows, logits, indices)
-        indices = None
+    changed = [b for b, row in enumerate(rows) if is_edited(row)]
+    edits: Edits | None = None
+    allowed: Tensor | None = None
+    if changed:
+        allowed, failures = masks_of(rows, logits.shape[1], logits.device)
+        if any(is_rewritten(row) for row in rows):
+            logits, found = rewrite_all(rows, logits, indices)
+            failures, indices = found | failures, None
+        edits = columns.counted.of(rows, logits.device)
+        if edits is not None:
+            logits = logits.float()  # 16 bits would swallow a small penalty
     if told is None:
-        arguments: dict[str, Any] = dict(columns.of(rows, logits.device), indices=indices, return_stats=True)
+        arguments: dict[str, Any] = dict(columns.of(rows, logits.device), return_stats=True)
         arguments["position"] = torch.tensor([row.position for row in rows], device=logits.device)
         try:
-            tokens, stats = sample(logits, **arguments)
+            tokens, stats = sample(logits, indices=indices, edits=edits, allowed=allowed, **arguments)
         except ValueError:  # rows without a valid logit, on a CPU; elsewhere their token is -1
-            logits, found = without_invalid(len(rows), logits, indices)
-            failures = found | failures
-            tokens, stats = sample(logits, **arguments)
+            logits, found = without_invalid(len(rows), *as_edited(logits, indices, edits, allowed))
+            indices = indices if edits is None and allowed is None else None
+            edits, allowed, failures = None, None, found | failures
+            tokens, stats = sample(logits, indices=indices, **arguments)
         told = unpack(pack(tokens, stats))
     if min(token for token, _ in told) < 0:
-        failures = without_invalid(len(rows), logits, indices)[1] | failures
+        failures = without_invalid(len(rows), *as_edited(logits, indices, edits, allowed))[1] | failures
     told = list(told)
-    for b, before in raw.items():
-        token, stats_of_edited = told[b]
-        told[b] = token, before.stats_of(token, stats_of_edited.logprob)
+    if changed:
+        for b, values in zip(changed, own_stats(*own, changed, [token for token, _ in told])):
+            told[b] = told[b][0], TokenStats(told[b][1].logprob, *values)
     return [
         Drawn(failure=failures[b]) if b in failures else Drawn(token, token_stats, tops.get(b))
         for b, (token, token_stats) in enumerate(told)
     ]
 
 
-def is_edited(row: Row) -> bool:
-    """Whether something changes the model's row before the draw: a processor, or an end forbidden for now."""
+def is_rewritten(row: Row) -> bool:
+    """Whether something changes the model's row before the sampler: a processor, or an end forbidden for now."""
     request = row.sample.request
     return bool(request.logits_processor) or row.drawn < request.min_new_tokens
 
 
-def edit(scores: Tensor, row: Row) -> Tensor:
+def is_edited(row: Row) -> bool:
+    """Whether a row is drawn from otherwise than as the model gives it: rewritten, or penalties, or a grammar."""
+    return is_rewritten(row) or row.sample.request.penalties.are_any or row.follower is not None
+
+
+def rewrite(scores: Tensor, row: Row) -> Tensor:
     """scores [V] after the sample's own processors and its minimum length."""
     request, tokens = row.sample.request, row.sample.tokens
     if request.logits_processor:
@@ -155,24 +175,31 @@ def edit(scores: Tensor, row: Row) -> Tensor:
     return scores
 
 
-def edit_all(
-    rows: Sequence[Row], logits: Tensor, indices: Tensor | None
-) -> tuple[Tensor, dict[int, RawRow], dict[int, str]]:
-    """The rows' logits [B, V] as their requests edit them, what the edited ones were before, and which edits failed.
+def as_edited(
+    logits: Tensor, indices: Tensor | None, edits: Edits | None, allowed: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """The logits and indices of what the sampler draws from."""
+    if edits is None and allowed is None:
+        return logits, indices
+    columns = None if edits is None else edits.columns
+    return edited(logits if indices is None else logits[indices], columns, allowed), None
 
-    logits: [N, V], of which row b reads logits[b] or logits[indices[b]]; a copy is edited. By row in both dictionaries.
+
+def rewrite_all(rows: Sequence[Row], logits: Tensor, indices: Tensor | None) -> tuple[Tensor, dict[int, str]]:
+    """The rows' logits [B, V] as their processors and minimum lengths leave them, and which of these failed, by row.
+
+    logits: [N, V], of which row b reads logits[b] or logits[indices[b]]; a copy is changed
     """
     # A copy of our own, and a plain tensor: what inference mode made cannot be written to outside of it.
     logits = logits.clone() if indices is None else logits[indices].clone()
-    raw, failures = {}, {}
+    failures = {}
     for b, row in enumerate(rows):
-        if is_edited(row):
-            raw[b] = RawRow.of(logits[b])
+        if is_rewritten(row):
             try:
-                logits[b] = edit(logits[b], row)
+                logits[b] = rewrite(logits[b], row)
             except Exception as error:  # of somebody else's processor: it ends its own sample, not the batch
                 failures[b] = f"a logits processor failed: {type(error).__name__}: {error}"
-    return logits, raw, failures
+    return logits, failures
 
 
 def without_invalid(rows: int, logits: Tensor, indices: Tensor | None) -> tuple[Tensor, dict[int, str]]:
@@ -189,24 +216,19 @@ def without_invalid(rows: int, logits: Tensor, indices: Tensor | None) -> tuple[
     return logits, failures
 
 
-@dataclass(eq=False)
-class RawRow:
-    """The model's own row, before anything edits it: log-probabilities [V], entropy and self-certainty in nats."""
+def own_stats(logits: Tensor, indices: Tensor | None, rows: Sequence[int], chosen: Sequence[int]) -> list[list[float]]:
+    """What the model's own logits say of the tokens chosen for some rows, before anything edited them.
 
-    logprobs: Tensor
-    entropy: float
-    self_certainty: float
-
-    @classmethod
-    def of(cls, scores: Tensor) -> RawRow:
-        """scores: [V]"""
-        x = scores.float()
-        total = x.logsumexp(0)
-        log_p = x - total
-        entropy = -torch.where(log_p > -torch.inf, log_p * log_p.exp(), 0).sum()
-        certainty = total - x.mean() - torch.log(torch.tensor(float(x.numel())))
-        return cls(log_p, float(entropy), float(certainty))
-
-    def stats_of(self, token: int, logprob: float) -> TokenStats:
-        """The statistics of a token that was drawn with this log-probability from the edited row."""
-        return TokenStats(logprob, float(self.logprobs[token]), self.entropy, self.self_certainty)
+    logits, indices: as in `draw`; returns raw_logprob, entropy and self-certainty of each of the rows, in nats. The
+    sampler's own pass gives them for the token that it would take at temperature 0, from which others have a distance.
+    """
+    places = torch.tensor(rows, device=logits.device)
+    places = places if indices is None else indices[places]
+    try:
+        best, stats = sample(logits, indices=places, temperature=0.0, return_stats=True)
+    except ValueError:  # a processor drew from a row that is no valid one by itself
+        return [[nan] * 3 for _ in rows]
+    best, tokens = best.clamp(min=0), torch.tensor([chosen[b] for b in rows], device=logits.device).clamp(min=0)
+    below = logits[places, tokens].double() - logits[places, best].double()
+    columns = (stats.raw_logprob + below, stats.entropy, stats.self_certainty)
+    return [list(values) for values in zip(*(column.tolist() for column in columns))]

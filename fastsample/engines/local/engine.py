@@ -29,6 +29,7 @@ from ..base import Parked, Request, Sample, Traits, numbered
 from ..checks import check_ids, check_request
 from .batch import Columns, Row, draw, first_logits, is_edited, unfinished
 from .detokenizer import Detokenizer
+from .grammar import Follower
 from .legs import Delimiters
 from .memory import memory_explained
 from .one_thread import alone
@@ -305,7 +306,8 @@ class LocalEngine:
         limit = min(request.max_new_tokens, self.context - prefix.length)
         before = () if request.after is None else request.prompt[prefix.prompt.length :]
         detokenizer = Detokenizer(self.tokenizer, request.stop, before)
-        return Row(s, name, prefix, detokenizer, Delimiters(request.until, request.legs), eos, limit)
+        follower = None if request.grammar is None else Follower(request.grammar)
+        return Row(s, name, prefix, detokenizer, Delimiters(request.until, request.legs), eos, limit, follower)
 
     def _park(self, row: Row, place: int, logits: Tensor) -> KeptPath | None:
         if not row.sample.request.park:

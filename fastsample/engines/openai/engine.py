@@ -277,5 +277,5 @@ class ServerEngine:
 
 
 def _are_alike(a: Request, b: Request) -> bool:
-    names = ("prompt", "temperature", "top_k", "top_p", "min_p", "max_new_tokens", "stop")
+    names = ("prompt", "temperature", "top_k", "top_p", "min_p", "max_new_tokens", "stop", "penalties")
     return all(getattr(a, name) == getattr(b, name) for name in names)

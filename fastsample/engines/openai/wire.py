@@ -14,6 +14,7 @@ from .chat import messages_of
 
 LONGEST_LINE = 1 << 20
 FILTERED = ("vllm", "sglang", "llama.cpp")  # take top_k and min_p, which are no fields of OpenAI's
+REPEATING = ("vllm", "sglang")  # take repetition_penalty, which is none either
 FINISHES = {"stop": "eos", "eos": "eos", "length": "length"}
 
 
@@ -83,8 +84,16 @@ def check(request: Request, dialect: Dialect) -> None:
         raise ValueError(f"stop must be a tuple of strings that are not empty, got {r.stop!r}")
     if dialect.kind not in FILTERED and (r.top_k or r.min_p):
         raise ValueError("top_k and min_p are no fields of OpenAI's, and this server may ignore them; leave them out")
-    if r.logits_processor is not None:
-        raise ValueError("a logits processor runs in this process only, and a server writes the samples; leave it out")
+    if r.penalties.repetition != 1 and dialect.kind not in REPEATING:
+        raise ValueError(
+            "repetition_penalty is no field of OpenAI's, and this server may ignore it; leave it out, or use "
+            "presence_penalty"
+        )
+    if r.penalties.are_any and dialect.has_draw:
+        raise ValueError("our draw inside vLLM knows no penalties and no logit_bias; leave them out")
+    for name, value in (("logits processor", r.logits_processor), ("grammar", r.grammar)):
+        if value is not None:
+            raise ValueError(f"a {name} runs in this process only, and a server writes the samples; leave it out")
     if r.top_logprobs or r.prompt_logprobs:
         raise ValueError("top_logprobs and prompt_logprobs are told by an engine in this process only; leave them out")
     if r.min_new_tokens or r.eos is not None:
@@ -117,8 +126,13 @@ def body_of(request: Request, dialect: Dialect, n: int) -> dict[str, Any]:
     if dialect.kind in FILTERED:
         off = 0 if dialect.kind == "llama.cpp" else -1
         body |= {"top_k": r.top_k or off, "min_p": r.min_p}
-    if dialect.kind in ("vllm", "sglang"):
-        body["repetition_penalty"] = 1.0  # a model's generation config may hold another
+    if dialect.kind in REPEATING:
+        body["repetition_penalty"] = float(r.penalties.repetition)  # a model's generation config may hold another
+    for name in ("frequency", "presence"):
+        if value := getattr(r.penalties, name):
+            body[f"{name}_penalty"] = value
+    if r.penalties.logit_bias:  # -100 forbids a token, and is the least that OpenAI's takes
+        body["logit_bias"] = {str(token): max(bias, -100.0) for token, bias in r.penalties.logit_bias}
     if dialect.kind == "vllm":
         body["return_token_ids"] = True
         body["stream_options"]["continuous_usage_stats"] = True

@@ -173,6 +173,8 @@ class VllmEngine:
                 "a request's logits processor runs in this process, and vLLM's worker is another one; leave it out, or "
                 "load it into vLLM"
             )
+        if r.penalties.are_any or r.grammar is not None:
+            raise ValueError("penalties, logit_bias and grammars are not passed on to vLLM; choose an engine of ours")
         if r.after is not None or r.append or r.until or r.until_ids or r.park:
             raise ValueError("vLLM keeps no paths (Traits.parks is False); choose an engine of ours")
         if r.layer is not None:
