@@ -3,7 +3,8 @@
 A draw is one output row of one call of the compiled extension: one read of its row of logits, one token, and in a
 quarter of the calls its statistics. Its token is compared with the oracle's by ==, its `kept` where there are
 statistics. Draws of a call share rows and filters in groups of up to 256, with randomness of their own: each group is a
-case. A few draws of each call are held against the reference too, which is slow.
+case. A few draws of each call are held against the reference too, which is slow. In a fifth of the calls the rows are
+edited first, by penalties, biases and a bitmask.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from sampling.cases import ROWS, backends, row, select
 
+from attack.edited import Edited, any_edits
 from attack.oracle import Draws, Oracle
 from fastsample.sampling.api import empty_stats
 from fastsample.sampling.contract import Case
@@ -102,10 +104,15 @@ def numbers(count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 class Batch(NamedTuple):
-    """What one turn draws: the logits as the kernel is given them, and all of it as the oracle is."""
+    """What one turn draws: the logits as the kernel is given them, and all of it as the oracle is.
+
+    rows: [G], the row of each group in `logits`; edits: what the kernel does to it first, and the oracle is given done
+    """
 
     logits: torch.Tensor
     draws: Draws
+    rows: np.ndarray
+    edits: Edited | None
 
 
 def size(choose: random.Random) -> tuple[int, int, int]:
@@ -136,11 +143,13 @@ def batch(choose: random.Random) -> Batch:
     groups = max(count, draws // 256) if choose.random() < 0.8 else 1
     group = np.sort(rng.integers(groups, size=draws)) if choose.random() < 0.5 else rng.integers(groups, size=draws)
     seed, stream, position = (numbers(draws, rng) for _ in range(3))
-    drawn = Draws(
-        np.ascontiguousarray(logits.float().numpy()), rng.integers(count, size=groups), *filters(groups, vocab, rng),
-        group, seed, stream, position,
-    )  # fmt: skip
-    return Batch(logits, drawn)
+    of_groups, usual = rng.integers(count, size=groups), filters(groups, vocab, rng)
+    given, rows, edits = np.ascontiguousarray(logits.float().numpy()), of_groups, None
+    if choose.random() < 0.2:
+        edits = any_edits(groups, vocab, rng)
+        given = np.stack([edits.row(given[of_groups[g]], g, dtype) for g in range(groups)])
+        rows = np.arange(groups)
+    return Batch(logits, Draws(given, rows, *usual, group, seed, stream, position), of_groups, edits)
 
 
 def case_of(given: Batch, part: slice) -> Case:
@@ -151,9 +160,9 @@ def case_of(given: Batch, part: slice) -> Case:
     if len(d.rows) == 1:
         columns = [column[0].item() for column in columns]
     seed, stream, position = (torch.from_numpy(np.ascontiguousarray(values[part])) for values in d[7:10])
-    case = Case.of(given.logits, *columns, seed, stream, position, torch.from_numpy(d.rows[group]))
+    case = Case.of(given.logits, *columns, seed, stream, position, torch.from_numpy(given.rows[group]))
     case.check_values()
-    return case
+    return case if given.edits is None else given.edits.of(case, group)
 
 
 def drawn_by(backend: str, given: Batch, part: slice, with_stats: bool) -> tuple[np.ndarray, np.ndarray | None]:
@@ -176,8 +185,8 @@ def compare(name: str, given: Batch, expected: tuple[np.ndarray, np.ndarray], pa
             filters_of = [values[g].item() for values in d[2:6]]
             raise AssertionError(
                 f"{name}: {len(different)} of {len(found)} differ; draw {b} has {what} {found[b]}, not {wanted[b]}: "
-                f"V = {given.logits.shape[1]}, {given.logits.dtype}, row {d.rows[g]}, "
-                f"temperature, top_k, top_p, min_p = {filters_of}"
+                f"V = {given.logits.shape[1]}, {given.logits.dtype}, row {given.rows[g]}, "
+                f"temperature, top_k, top_p, min_p = {filters_of}" + (", edited" if given.edits is not None else "")
             )
     return len(tokens)
 
@@ -209,6 +218,8 @@ def turn(prepared: Prepared, choose: random.Random) -> Counter[str]:
             if part.start < part.stop:
                 found = compare(name, given, expected, part, with_stats)
                 counts.update({"draws": found, f"draws of {name}": found})
+                if given.edits is not None:
+                    counts["draws from edited rows"] += found
     torch.set_num_threads(1)
     some = choose.randrange(count)
     counts["draws held against the reference"] += compare("reference", given, expected, slice(some, some + 2), True)
