@@ -1,4 +1,4 @@
-"""Grammars: the tokens of a sample are those that its matcher allows, in any batch, past failures and interrupts too."""
+"""Grammars: a sample has the tokens that its matcher allows, in any batch, past failures and interrupts too."""
 
 import json
 from typing import ClassVar
