@@ -15,6 +15,7 @@ import torch
 
 from fastsample.sampling.backends.arguments import DTYPE_CODES
 from fastsample.sampling.contract import CHUNK, Case, Stats
+from fastsample.sampling.edits import EditColumns
 
 from .ptx import ROOT, emulator, loaded
 
@@ -51,6 +52,20 @@ class Call(C.Structure):
 
 class Workspace(C.Structure):
     _fields_ = (("sums", C.c_void_p), ("tops", C.c_void_p), ("moments", C.c_void_p), ("splits", C.c_int))
+
+
+class Edits(C.Structure):
+    """csrc/args.h too."""
+
+    _fields_ = (
+        ("entries", C.c_int64),
+        *((name, C.c_void_p) for name in (*EditColumns._fields, "allowed")),
+        ("allowed_stride", C.c_int64),
+    )
+
+
+class Copies(C.Structure):
+    _fields_ = (("rows", C.c_void_p), ("stride", C.c_int64), ("splits", C.c_int))
 
 
 @functools.lru_cache(None)
@@ -99,11 +114,42 @@ def sample(case: Case, tokens, stats: Stats | None, arch="90", seed=1, splits=3,
     module = loaded(compiled(arch, root))
     need = case.rows * -(-case.logits.shape[1] // CHUNK)
     space = [torch.empty(need, dtype=torch.int64), torch.empty(need), torch.empty(3 * need)]
-    # What is read but not written (1), written before it is read (2), or both (0).
-    memory, outputs = [(case.logits, 1)], [(tokens, 2), *((t, 2) for t in stats or ())]
+    call, memory = call_of(case)
+    call.tokens, outputs = tokens.data_ptr(), [(tokens, 2), *((t, 2) for t in stats or ())]
+    if stats is not None:
+        call.stats = (C.c_void_p * 6)(*(t.data_ptr() for t in stats))
+    work = Workspace(*(t.data_ptr() for t in space), splits)
+    code = f"DtypeE{DTYPE_CODES[case.logits.dtype]}E"
+    first = module.find(f"read_rowsILNS_5{code}Lb{int(stats is not None)}E")
+    how = ((call, work), seed, races)
+    read = _launch(module, first, case.rows * splits, [*memory, *((t, 2) for t in space)], *how)
+    second = module.find(f"finish_rowsILNS_5{code}")
+    finish = _launch(module, second, case.rows, [*memory, *((t, 0) for t in space), *outputs], *how)
+    return Launched([*read.findings, *finish.findings], read, finish)
+
+
+def edit(case: Case, rows: torch.Tensor, arch="90", seed=1) -> list[str]:
+    """The launch that writes a case's edited rows into `rows`, [B, V] of a wider tensor; what the emulator found."""
+    module = loaded(compiled(arch))
+    call, memory = call_of(case)
+    edits = Edits(allowed_stride=0 if case.allowed is None else case.allowed.stride(0))
+    named = {} if case.edits is None else case.edits._asdict()
+    for name, tensor in (named | ({} if case.allowed is None else {"allowed": case.allowed})).items():
+        setattr(edits, name, tensor.data_ptr())
+        memory.append((tensor, 1))
+    edits.entries = 0 if case.edits is None else case.edits.ids.shape[1]
+    copies = Copies(rows.data_ptr(), rows.stride(0), -(-case.logits.shape[1] // 2048))
+    kernel = module.find(f"edit_rowsILNS_5DtypeE{DTYPE_CODES[case.logits.dtype]}E")
+    blocks = case.rows * copies.splits
+    return _launch(module, kernel, blocks, [*memory, (rows, 2)], (call, edits, copies), seed, True).findings
+
+
+def call_of(case: Case) -> tuple[Call, list]:
+    """A case as the kernels take it, and its memory: read but not written (1), the other way round (2), or both (0)."""
+    memory = [(case.logits, 1)]
     call = Call(logits=case.logits.data_ptr(), dtype=DTYPE_CODES[case.logits.dtype], rows=case.rows)
     call.count, call.vocab = case.logits.shape
-    call.row_stride, call.tokens = case.logits.stride(0), tokens.data_ptr()
+    call.row_stride = case.logits.stride(0)
     for name in ("temperature", "top_k", "top_p", "min_p", "seed", "position", "stream", "indices"):
         value = getattr(case, name)
         if isinstance(value, torch.Tensor):
@@ -114,23 +160,14 @@ def sample(case: Case, tokens, stats: Stats | None, arch="90", seed=1, splits=3,
             getattr(call, name).rows = value.data_ptr()
         else:
             getattr(call, name).value = value
-    if stats is not None:
-        call.stats = (C.c_void_p * 6)(*(t.data_ptr() for t in stats))
-    work = Workspace(*(t.data_ptr() for t in space), splits)
-    code = f"DtypeE{DTYPE_CODES[case.logits.dtype]}E"
-    first = module.find(f"read_rowsILNS_5{code}Lb{int(stats is not None)}E")
-    how = (call, work, seed, races)
-    read = _launch(module, first, case.rows * splits, [*memory, *((t, 2) for t in space)], *how)
-    second = module.find(f"finish_rowsILNS_5{code}")
-    finish = _launch(module, second, case.rows, [*memory, *((t, 0) for t in space), *outputs], *how)
-    return Launched([*read.findings, *finish.findings], read, finish)
+    return call, memory
 
 
-def _launch(module, kernel: str, blocks: int, memory: list, call: Call, work: Workspace, seed: int, races: bool):
+def _launch(module, kernel: str, blocks: int, memory: list, arguments: tuple, seed: int, races: bool):
     E = emulator()
     places = [offset for offset, _ in module.kernels[kernel]["params"]]
-    blob = bytearray(places[1] + C.sizeof(Workspace))
-    for place, argument in zip(places, (call, work)):
+    blob = bytearray(places[-1] + C.sizeof(arguments[-1]))
+    for place, argument in zip(places, arguments):
         blob[place : place + C.sizeof(argument)] = bytes(argument)
     storages = [(t.untyped_storage(), flags) for t, flags in memory]
     allocations = (E.CAlloc * len(storages))(

@@ -3,10 +3,14 @@
 import re
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
-from fastsample.sampling.contract import row_status
+from fastsample.sampling.contract import Case, row_status
+from fastsample.sampling.edits import edited
+from sampling.cases import row
+from sampling.edit_cases import mask_of, packed, random_edits
 
 from . import cuda_ptx, draws, ptx
 
@@ -24,9 +28,9 @@ def test_invalid_rows(arch, dtype):
     """A NaN or an infinity is seen in whichever lane, word or chunk it lies, and -inf alone is not a row."""
     places = [0, 1, 6, 7, 8, 15, 130, 255, 256, 258, 700, 1023, 1024, 4095, 4096, 8200]  # one and two turns of a block
     x = torch.randn(4 * len(places), 8201, generator=torch.Generator().manual_seed(0)).to(dtype)
-    for row, x_row in enumerate(x):
-        place, value = places[row // 4], SPECIAL[row % 4]
-        if row // 4 % 2:  # nothing else in it
+    for number, x_row in enumerate(x):
+        place, value = places[number // 4], SPECIAL[number % 4]
+        if number // 4 % 2:  # nothing else in it
             x_row.fill_(-float("inf"))
         x_row[place] = value
     rows = torch.arange(len(x))
@@ -52,6 +56,23 @@ def test_the_row_is_read_once(dtype):
     assert tokens.tolist() == [-1]
     parameters = 5 * 3 * 256 // 32  # the four of the filters, and the temperature again for its factor; of three blocks
     assert 0 < found.read.stat["ld_sectors"] - x.nbytes // 32 <= parameters
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("arch", ["80", "90", "120"])
+def test_edited_rows(arch, dtype):
+    """Penalties, biases and bitmasks in the compiled code: every value as defined, no race, no foreign memory."""
+    rng = np.random.default_rng(4)
+    for vocab in (1, 70, 2049, 5000):
+        x = torch.stack([row(kind, vocab, rng) for kind in ("normal", "masked", "few values")]).to(dtype)
+        indices = torch.tensor([2, 0, 1, 0])
+        edits = random_edits(vocab, 4, rng).columns
+        allowed = packed([mask_of(kind, vocab, rng) for kind in ("all", "few", "most", "halves")], vocab)
+        for both in ((edits, None), (None, allowed), (edits, allowed)):
+            case = Case.of(x, 0.8, 0, 0.9, 0.0, 7, None, 0, indices)._replace(edits=both[0], allowed=both[1])
+            rows = torch.zeros(4, -(-vocab // 8) * 8, dtype=dtype)[:, :vocab]
+            assert not cuda_ptx.edit(case, rows, arch)
+            assert torch.equal(rows, edited(x[indices], *both)), (vocab, dtype)
 
 
 MEMORY = r"\b(ld|st|atom|red)(\.volatile|\.relaxed|\.acquire)?(\.global|\.[usbf]\d|\.v\d)"
