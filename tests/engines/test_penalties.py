@@ -157,3 +157,17 @@ def test_settings_are_stored_and_read_again():
     assert settings_of(stored).penalties == penalties
     del stored["penalties"]
     assert settings_of(stored).penalties == NO_PENALTIES
+
+
+def test_statistics_beside_a_row_that_fails():
+    """A row whose logits hold a NaN fails alone; the penalised row beside it keeps the model's statistics."""
+    from fastsample.engines.local.batch import own_stats
+
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(1))
+    logits[1, 7] = float("nan")
+    bad, good = own_stats(logits, None, [1, 2], [0, -1, 9])
+    log_p = logits[2].double().log_softmax(0)
+    assert all(math.isnan(value) for value in bad)
+    assert abs(good[0] - float(log_p[9])) < 1e-5
+    assert abs(good[1] + float((log_p * log_p.exp()).sum())) < 1e-5
+    assert abs(own_stats(logits, torch.tensor([2, 2]), [1], [0, 9])[0][0] - float(log_p[9])) < 1e-5

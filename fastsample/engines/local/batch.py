@@ -224,11 +224,14 @@ def own_stats(logits: Tensor, indices: Tensor | None, rows: Sequence[int], chose
     """
     places = torch.tensor(rows, device=logits.device)
     places = places if indices is None else indices[places]
+    invalid: dict[int, str] = {}
     try:
         best, stats = sample(logits, indices=places, temperature=0.0, return_stats=True)
-    except ValueError:  # a processor drew from a row that is no valid one by itself
-        return [[nan] * 3 for _ in rows]
+    except ValueError:  # a row without a valid logit, from which a processor may have made one
+        logits, invalid = without_invalid(len(rows), logits, places)
+        best, stats = sample(logits, indices=places, temperature=0.0, return_stats=True)
     best, tokens = best.clamp(min=0), torch.tensor([chosen[b] for b in rows], device=logits.device).clamp(min=0)
     below = logits[places, tokens].double() - logits[places, best].double()
     columns = (stats.raw_logprob + below, stats.entropy, stats.self_certainty)
-    return [list(values) for values in zip(*(column.tolist() for column in columns))]
+    told = zip(*(column.tolist() for column in columns))
+    return [[nan] * 3 if i in invalid else list(values) for i, values in enumerate(told)]
