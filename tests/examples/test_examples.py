@@ -11,6 +11,7 @@ from pathlib import Path
 import bigram
 import pytest
 import torch
+from scripted import scripted
 from tiny import tiny
 
 import fastsample
@@ -18,7 +19,7 @@ from fastsample.engines.local.engine import LocalEngine
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
-NEEDS = {"grpo": "trl", "json_vote": "xgrammar"}
+NEEDS = {"grpo": "trl", "json_vote": "xgrammar", "vllm_vote": "vllm"}
 
 
 def example(name):
@@ -91,6 +92,13 @@ def test_json_vote():
     assert found.answer in {str(one["answer"]) for one in ended}
     free = fastsample.solve(model, tokenizer, "2 + 2?", samples=8, max_new_tokens=80, extractor=module.answer_of)
     assert free.answer is None
+
+
+def test_vllm_vote():
+    """Its vote ends early over any engine; `make vllm` runs the file."""
+    engine = scripted(lambda prompt, written, request: "" if written else "20")
+    result = example("vllm_vote").vote(engine, "12 + 8?", samples=8, max_new_tokens=8, together=False)
+    assert (result.answer, result.counted, result.status) == ("20", 3, "easy")
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ class _Writing:
 class VllmEngine:
     """Writes samples by a `vllm.LLMEngine`; a context manager that ends it.
 
-    engine:   made with `logits_processors=[DRAW]`, it draws our tokens, by seed and stream; `loading.load` makes such a one
+    engine:   made with `logits_processors=[DRAW]`, it draws our tokens by seed and stream, as one of `loading.load` does
     slots:    the largest number of samples that vLLM is asked for at once; None = its own `max_num_seqs`
     logprobs: have it tell the log-probabilities that `Confidence` needs
     on_piece: called with (sample, piece of its text) as text comes
