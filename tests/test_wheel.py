@@ -75,7 +75,7 @@ def test_its_wheel_draws(source, tmp_path):
 
 
 def test_an_editable_install_is_a_folder_on_the_path(tmp_path):
-    """Type checkers and editors read a folder, and no hook that finds modules while Python runs; nothing is compiled."""
+    """Type checkers and editors read a folder, and no hook that finds modules while Python runs."""
     tree = tmp_path / "tree"
     shutil.copytree(ROOT / "fastsample", tree / "fastsample", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):

@@ -94,7 +94,9 @@ def report(
     else:
         for page in pages:
             _show(page, console)
-    console.print(f"the same with plots: {plain(target)}", style="dim", markup=False, soft_wrap=True)
+    console.print(
+        f"with plots, and every question with its samples: {plain(target)}", style="dim", markup=False, soft_wrap=True
+    )
 
 
 def _show(page: Report, console: Console) -> None:
