@@ -307,6 +307,8 @@ def test_nothing_is_queued_if_one_is_refused(engine_of):
         (replace(good, park=True), "vLLM keeps no paths"),
         (replace(good, until=("x",)), "vLLM keeps no paths"),
         (replace(good, layer=3), "vLLM gives no hidden states"),
+        (replace(good, top_logprobs=5), "vLLM is not asked for likeliest tokens"),
+        (replace(good, prompt_logprobs=True), "vLLM is not asked for likeliest tokens"),
         (replace(good, prompt=(65,) * 64), "prompt must leave room in the model's context of 64 tokens"),
         (replace(good, prompt=(500,)), r"prompt must hold token ids in \[0, 128\)"),
         (replace(good, top_p=0.0), "top_p must be in"),

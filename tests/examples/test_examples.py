@@ -96,9 +96,10 @@ def test_json_vote():
 
 def test_vllm_vote():
     """Its vote ends early over any engine; `make vllm` runs the file."""
-    engine = scripted(lambda prompt, written, request: "" if written else "20")
+    engine = scripted(lambda prompt, written, request: "" if written else "4")
     result = example("vllm_vote").vote(engine, "12 + 8?", samples=8, max_new_tokens=8, together=False)
-    assert (result.answer, result.counted, result.status) == ("20", 3, "easy")
+    assert (result.answer, result.status) == ("4", "easy")
+    assert 3 <= result.counted < result.planned
 
 
 @pytest.mark.slow

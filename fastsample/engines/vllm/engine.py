@@ -38,7 +38,7 @@ class _Writing:
 class VllmEngine:
     """Writes samples by a `vllm.LLMEngine`; a context manager that ends it.
 
-    engine:   made with `logits_processors=[DRAW]`, it draws our tokens by seed and stream, as one of `loading.load` does
+    engine:   made with `logits_processors=[DRAW]`, it draws our tokens by seed and stream; see `loading.load`
     slots:    the largest number of samples that vLLM is asked for at once; None = its own `max_num_seqs`
     logprobs: have it tell the log-probabilities that `Confidence` needs
     on_piece: called with (sample, piece of its text) as text comes
@@ -179,6 +179,8 @@ class VllmEngine:
             raise ValueError("vLLM keeps no paths (Traits.parks is False); choose an engine of ours")
         if r.layer is not None:
             raise ValueError("vLLM gives no hidden states (Traits.states is False); choose an engine of ours")
+        if r.top_logprobs or r.prompt_logprobs:
+            raise ValueError("vLLM is not asked for likeliest tokens (Traits.tops is False); choose an engine of ours")
         check_request(r, self.context, self.tokenizer, self.vocabulary)
 
     def _params(self, request: Request) -> Any:
