@@ -105,6 +105,14 @@ def numbered(requests: Iterable[Request], first: int = 0) -> list[Request]:
     return [r if r.stream is not None else replace(r, stream=first + n) for n, r in enumerate(requests)]
 
 
+def check_untold(request: Request) -> None:
+    """For an engine whose `Traits.tops` is False: raise ValueError for a request that asks for the likeliest tokens."""
+    if request.top_logprobs or request.prompt_logprobs:
+        raise ValueError(
+            "top_logprobs and prompt_logprobs are told by a LocalEngine alone; leave them out, or choose it"
+        )
+
+
 def _ids(name: str, given: Any) -> tuple[int, ...]:
     """Token ids as a tuple; raises TypeError for what is none."""
     listed = given.tolist() if hasattr(given, "tolist") else given

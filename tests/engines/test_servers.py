@@ -264,6 +264,7 @@ def test_what_a_server_is_not_asked_for():
             ({"temperature": float("nan")}, "temperature must be a finite number"),
             ({"prompt": (1, 2, 3)}, "tokenizer=engine.tokenizer"),
             ({"park": True}, "keeps no paths"),
+            ({"top_logprobs": 5}, "are told by a LocalEngine alone"),
             ({"stop": ("",)}, "stop must be a tuple"),
         ):
             with pytest.raises(ValueError, match=words):

@@ -8,7 +8,7 @@ from math import isfinite
 from typing import Any
 
 from ...token_stats import TOP, TokenStats, likeliest_stats
-from ..base import UNTOLD, Request
+from ..base import UNTOLD, Request, check_untold
 from ..vllm.asked import Asked
 from .chat import messages_of
 
@@ -94,8 +94,7 @@ def check(request: Request, dialect: Dialect) -> None:
     for name, value in (("logits processor", r.logits_processor), ("grammar", r.grammar)):
         if value is not None:
             raise ValueError(f"a {name} runs in this process only, and a server writes the samples; leave it out")
-    if r.top_logprobs or r.prompt_logprobs:
-        raise ValueError("top_logprobs and prompt_logprobs are told by an engine in this process only; leave them out")
+    check_untold(r)
     if r.min_new_tokens or r.eos is not None:
         raise ValueError("min_new_tokens and eos are not sent to servers; leave them out")
     if r.after is not None or r.append or r.until or r.until_ids or r.park:

@@ -11,7 +11,7 @@ from itertools import count
 from typing import Any
 
 from ...token_stats import TOP, TokenStats, likeliest_stats
-from ..base import Request, Sample, Traits, numbered
+from ..base import Request, Sample, Traits, check_untold, numbered
 from ..checks import check_request
 from ..local.detokenizer import Detokenizer
 from .asked import Asked
@@ -179,8 +179,7 @@ class VllmEngine:
             raise ValueError("vLLM keeps no paths (Traits.parks is False); choose an engine of ours")
         if r.layer is not None:
             raise ValueError("vLLM gives no hidden states (Traits.states is False); choose an engine of ours")
-        if r.top_logprobs or r.prompt_logprobs:
-            raise ValueError("vLLM is not asked for likeliest tokens (Traits.tops is False); choose an engine of ours")
+        check_untold(r)
         check_request(r, self.context, self.tokenizer, self.vocabulary)
 
     def _params(self, request: Request) -> Any:
