@@ -95,12 +95,23 @@ class Patcher {
       at_[j] = nothing.chunk;
       return;
     }
-    Raw* const chunk = copy(j);
-    for (int64_t i = 0; i < size(j); i += kWord) {
-      const uint32_t word = allowed_word(allowed_, (j * kChunk + i) / kWord, vocab_);
-      for (int k = 0; k < kWord && word != ~0u; ++k) {
-        if (!(word >> k & 1u)) chunk[i + k] = kForbidden;
-      }
+    Raw* const chunk = copies_ + j * kChunk;
+    at_[j] = chunk;
+    for (int64_t i = 0; i < kChunk; i += kWord) {
+      const int64_t left = size(j) - i;
+      const uint32_t word = left > 0 ? allowed_word(allowed_, (j * kChunk + i) / kWord, vocab_) : 0;
+      copy_word(chunk + i, x_ + j * kChunk + i, word, left);
+    }
+  }
+
+  // Of 32 logits, of which `left` are in the row, those whose bit is set; the rarer kind is gone through one by one.
+  static void copy_word(Raw* to, const Raw* from, uint32_t word, int64_t left) {
+    if (__builtin_popcount(word) < kWord / 2) {
+      for (int k = 0; k < kWord; ++k) to[k] = kForbidden;
+      for (uint32_t bits = word; bits; bits &= bits - 1) to[__builtin_ctz(bits)] = from[__builtin_ctz(bits)];
+    } else {
+      memcpy(to, from, static_cast<size_t>(left < kWord ? left : kWord) * sizeof(Raw));
+      for (uint32_t bits = ~word; bits; bits &= bits - 1) to[__builtin_ctz(bits)] = kForbidden;
     }
   }
 

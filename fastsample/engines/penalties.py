@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ class Penalties:
 
     repetition: above 0; logits of tokens in the prompt and the sample are divided by it where above 0, else multiplied
     frequency:  subtracted for each time that the sample has the token; presence: subtracted once
-    logit_bias: {token id: what is added to its logit}, or pairs; -inf forbids. Becomes pairs, by token id
+    logit_bias: (token id, what is added to its logit); a dictionary becomes such pairs; -inf forbids
 
     raises: ValueError or TypeError for a number out of range
     """
@@ -22,7 +22,7 @@ class Penalties:
     repetition: float = 1.0
     frequency: float = 0.0
     presence: float = 0.0
-    logit_bias: Mapping[int, float] | Iterable[tuple[int, float]] = ()
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("repetition", "frequency", "presence"):

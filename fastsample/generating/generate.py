@@ -120,7 +120,8 @@ def generate_each(
         )
     if isinstance(stop, str):
         stop = (stop,)
-    penalties = Penalties(repetition_penalty, frequency_penalty, presence_penalty, logit_bias or ())
+    biases: Any = logit_bias  # made pairs there
+    penalties = Penalties(repetition_penalty, frequency_penalty, presence_penalty, biases)
     seed = named_or_fresh(seed)
     if engine is None:
         engine = LocalEngine(model, tokenizer, slots=slots, prepack=prepack)

@@ -166,7 +166,7 @@ def _settings(body: dict[str, Any], vote: dict[str, Any] | None, limits: Limits)
             _number(body, "repetition_penalty", 1.0, 0.0, 100.0, is_open=True),
             _number(body, "frequency_penalty", 0.0, -2.0, 2.0),
             _number(body, "presence_penalty", 0.0, -2.0, 2.0),
-            _biases(body, limits),
+            tuple(_biases(body, limits).items()),
         ),
     }
     if vote is None:

@@ -116,7 +116,8 @@ def draw(
 
     told: what the step itself has drawn from these logits, if it has; it does so where no row is edited
     """
-    own, failures = (logits, indices), {}
+    own = logits, indices
+    failures: dict[int, str] = {}
     tops = drawn_tops([row.sample.request.top_logprobs for row in rows], logits, indices)
     changed = [b for b, row in enumerate(rows) if is_edited(row)]
     edits: Edits | None = None
