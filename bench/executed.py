@@ -1,12 +1,14 @@
-"""What the CUDA kernel that finishes a row executes: warp instructions, barriers, bytes read, on the PTX emulator.
+"""What the kernels that finish a row execute: warp instructions, barriers, bytes read, on the PTX emulator.
 
     python bench/executed.py             print the table
     python bench/executed.py --write     and store it in bench/executed.json and bench/executed.md
     python bench/executed.py --check     fail where a row takes 5 % more than stored, 2 barriers, a tenth of a sweep
-    python bench/executed.py --only "top_p"
+    python bench/executed.py --only "top_p" --backend triton
 
-Counted in the compiled PTX of compute_90, for one row of 151,936 logits in bfloat16 and its block of 256 threads. A
-sweep is as many bytes as the row has. No time is measured, and no GPU is needed.
+Counted in the compiled PTX of compute_90, for one row of 151,936 logits in bfloat16: by nvcc for a block of 256
+threads, by the Triton that is installed for one of 128. A sweep is as many bytes as the row has. Triton's kernel keeps
+its notes in global memory, so that the sectors of 32 bytes which it reads of them count too. No time is measured, and
+no GPU is needed.
 """
 
 from __future__ import annotations
@@ -55,13 +57,20 @@ SETTINGS = {
 
 
 class Executed(NamedTuple):
+    kernel: str  # CUDA, or Triton with its version
     row: str
     instructions: int  # of warps
     barriers: int
     sweeps: float
 
 
-def executed(name: str) -> Executed:
+def installed_triton() -> str:
+    import triton
+
+    return f"Triton {triton.__version__}"
+
+
+def executed(backend: str, name: str) -> Executed:
     """Counts of one draw, whose token and number of kept tokens must be the reference's."""
     kind, filters = SETTINGS[name]
     x = ROWS[kind]().to(torch.bfloat16)
@@ -71,34 +80,45 @@ def executed(name: str) -> Executed:
     tokens, _ = run("cpu", x, **parameters, **randomness)
     case = draws.case_of(x, parameters, randomness)
     found, _ = draws.blank(case)
-    launched = cuda_ptx.sample(case, found, None, races=False)
+    if backend == "cuda":
+        launched = cuda_ptx.sample(case, found, None, races=False)
+        stat, findings, kernel = launched.finish.stat, launched.findings, "CUDA"
+        read = stat["ld_bytes"]
+    else:
+        launches = ptx.launches(case, found, None, races=False)
+        stat, findings, kernel = launches[1].stat, ptx.unexplained(*launches), installed_triton()
+        read = 32 * stat["ld_sectors"]
     assert found.tolist() == tokens.tolist(), name
-    assert not launched.findings, (name, launched.findings)
-    stat = launched.finish.stat
-    return Executed(name, stat["warp_instructions"], stat["barriers"], round(stat["ld_bytes"] / x.nbytes, 2))
+    assert not findings, (name, findings)
+    return Executed(kernel, name, stat["warp_instructions"], stat["barriers"], round(read / x.nbytes, 2))
 
 
 def table(lines: list[Executed]) -> str:
-    head = ["row and filter", "warp instructions", "barriers", "sweeps of the row"]
-    body = [[one.row, f"{one.instructions:,}", str(one.barriers), f"{one.sweeps:.2f}"] for one in lines]
+    head = ["row and filter", "kernel", "warp instructions", "barriers", "sweeps of the row"]
+    body = [
+        [one.row, one.kernel, f"{one.instructions:,}", str(one.barriers), f"{one.sweeps:.2f}"]
+        for name in SETTINGS
+        for one in lines
+        if one.row == name
+    ]
     return "\n".join("| " + " | ".join(r) + " |" for r in (head, ["---"] * len(head), *body))
 
 
 def complaints(lines: list[Executed], stored: list[Executed]) -> list[str]:
     """Rows that take more than what is stored, and rows that are not there."""
-    before = {one.row: one for one in stored}
+    before = {(one.kernel, one.row): one for one in stored}
     found = []
     for one in lines:
-        old = before.get(one.row)
+        name, old = f"{one.kernel}, {one.row}", before.get((one.kernel, one.row))
         if old is None:
-            found.append(f"{one.row}: not in {STORED.name}; --write puts it there")
+            found.append(f"{name}: not in {STORED.name}; --write puts it there")
             continue
         if one.instructions > 1.05 * old.instructions:
-            found.append(f"{one.row}: {one.instructions:,} warp instructions, {old.instructions:,} before")
+            found.append(f"{name}: {one.instructions:,} warp instructions, {old.instructions:,} before")
         if one.barriers > old.barriers + 1:
-            found.append(f"{one.row}: {one.barriers} barriers, {old.barriers} before")
+            found.append(f"{name}: {one.barriers} barriers, {old.barriers} before")
         if one.sweeps > old.sweeps + 0.1:
-            found.append(f"{one.row}: {one.sweeps} sweeps of the row, {old.sweeps} before")
+            found.append(f"{name}: {one.sweeps} sweeps of the row, {old.sweeps} before")
     return found
 
 
@@ -106,19 +126,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--backend", choices=("cuda", "triton"), action="append")
     parser.add_argument("--only", default="", help="rows whose name holds this")
     arguments = parser.parse_args()
-    missing = cuda_ptx.NO_NVCC if not shutil.which("nvcc") else ptx.MISSING if not ptx.EMULATOR.exists() else None
-    if missing:
-        print(f"nothing was counted: {missing}", file=sys.stderr)
+    if not ptx.EMULATOR.exists():
+        print(f"nothing was counted: {ptx.MISSING}", file=sys.stderr)
         return 0
-    lines = [executed(name) for name in SETTINGS if arguments.only in name]
+    backends = arguments.backend or ["cuda", "triton"]
+    if "cuda" in backends and not shutil.which("nvcc"):
+        backends.remove("cuda")
+        print(f"the CUDA kernel was not looked at: {cuda_ptx.NO_NVCC}", file=sys.stderr)
+    lines = [executed(backend, name) for backend in backends for name in SETTINGS if arguments.only in name]
     print(table(lines))
-    if arguments.write and not arguments.only:
-        STORED.write_text(json.dumps([one._asdict() for one in lines], indent=1) + "\n")
-        text = f"# What finishing a row executes\n\n{table(lines)}\n\n{__doc__.split(chr(10) * 2)[2]}"
+    stored = [Executed(**one) for one in json.loads(STORED.read_text())]
+    if arguments.write and not arguments.only:  # lines of other compilers stay as they are
+        kept = [one for one in stored if one.kernel not in {line.kernel for line in lines}] + lines
+        kept.sort(key=lambda one: one.kernel)
+        STORED.write_text(json.dumps([one._asdict() for one in kept], indent=1) + "\n")
+        text = f"# What finishing a row executes\n\n{table(kept)}\n\n{__doc__.split(chr(10) * 2)[2]}"
         STORED.with_suffix(".md").write_text(text.rstrip() + "\n")
-    stored = [Executed(**one) for one in json.loads(STORED.read_text())] if arguments.check else []
     found = complaints(lines, stored) if arguments.check else []
     print("\n".join(found), file=sys.stderr)
     return len(found) > 0

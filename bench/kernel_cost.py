@@ -26,7 +26,7 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from sass import instructions, kind, narrowest_load, resources, slots, spills, streaming_loop, streaming_loops
+from sass import instructions, kind, narrowest_load, resources, slots, spills, streaming_loops
 
 ROOT = Path(__file__).resolve().parents[1]
 STORED = ROOT / "bench/kernel_cost.json"
@@ -105,26 +105,29 @@ def triton_lines(folder: Path, arch: str) -> list[dict]:
     lines, version = [], int(arch.rstrip("a"))
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for stats in (False, True):
-            absent = frozenset({"indices", *([] if stats else ptx.STATS)})
-            one = backend.first_constants(stats)
-            k = ptx.compile_kernel(kernels.chunk_statistics, version, dtype, absent, backend.THREADS, **one)
-            name = f"triton 1 {str(dtype)[6:]}{' + statistics' if stats else ''}"
-            lines.append(triton_line(folder, k, name, arch, dtype.itemsize, 256 // backend.share(stats)))
+            one, title = backend.first_constants(stats), f"{str(dtype)[6:]}{' + statistics' if stats else ''}"
+            k = ptx.compile_kernel(kernels.chunk_statistics, version, dtype, backend.THREADS, **one)
+            lines += triton_line(folder, k, f"triton 1 {title}", arch, dtype.itemsize, 256 // backend.share(stats))
         two = backend.second_constants(True, -(-VOCAB // 256), dtype)
-        k = ptx.compile_kernel(kernels.finish_rows, version, dtype, frozenset(), backend.FINISHERS, **two)
-        lines.append(triton_line(folder, k, f"triton 2 {str(dtype)[6:]} + statistics", arch, dtype.itemsize, 0))
+        k = ptx.compile_kernel(kernels.finish_rows, version, dtype, backend.FINISHERS, **two)
+        lines += triton_line(folder, k, f"triton 2 {str(dtype)[6:]} + statistics", arch, dtype.itemsize, 0)
     return lines
 
 
-def triton_line(folder: Path, k, title: str, arch: str, size: int, elements: int) -> dict:
-    """Of one kernel; `elements` of a thread in one turn of the streaming loop, 0 for the kernel that has none."""
+def triton_line(folder: Path, k, title: str, arch: str, size: int, elements: int) -> list[dict]:
+    """Of one kernel; `elements` of a thread in one turn of a streaming loop, 0 for the kernel that has none."""
     cubin = folder / f"triton_{arch}.cubin"
     cubin.write_bytes(k.cubin)
     [(name, (registers, shared))] = resources(cubin).items()
-    code = instructions(cubin)[name]
-    loop = streaming_loop(code) if elements else []
-    result = line(title, arch, code, loop, max(1, elements), registers, max(shared, k.shared), k.threads, size)
-    return result if elements else without_loop(result)
+    code, shared = instructions(cubin)[name], max(shared, k.shared)
+    if not elements:
+        return [without_loop(line(title, arch, code, [], 1, registers, shared, k.threads, size))]
+    loops = streaming_loops(code)
+    assert len(loops) == 2, f"{title}: {len(loops)} streaming loops"  # maxima alone, and sums beside them
+    return [
+        line(title + what, arch, code, loop, elements, registers, shared, k.threads, size)
+        for what, loop in zip((", maxima", ""), loops)
+    ]
 
 
 def compilers() -> str:

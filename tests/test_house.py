@@ -174,7 +174,7 @@ def test_backends_do_not_know_each_other():
         if name.startswith("sampling.backends."):
             own = ".".join(name.split(".")[:3])
             for other in imports_of(path)[0]:
-                is_shared = other.startswith((own, "sampling.backends.workspace", "sampling.backends.arguments"))
+                is_shared = other.startswith((own, "sampling.backends.arguments"))
                 assert is_shared or not other.startswith("sampling.backends."), (name, other)
 
 

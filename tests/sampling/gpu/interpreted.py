@@ -8,6 +8,8 @@ import torch
 
 import fastsample
 from fastsample.sampling.api import empty_stats
+from fastsample.sampling.backends.triton import draw as triton_draw
+from fastsample.sampling.backends.triton import kernels as triton_kernels
 from fastsample.sampling.backends.triton import launch as backend
 from fastsample.sampling.backends.triton.edits import edit
 from fastsample.sampling.contract import Case, Stats
@@ -18,7 +20,11 @@ from sampling.cases import ROWS, assert_same, row, run, unchecked, vectors
 from sampling.edit_cases import edit_vectors, mask_of, packed, random_edits
 from sampling.test_equality import PARAMETERS
 
-from . import interpreter  # noqa: F401  (makes the interpreter exact)
+from . import (
+    draws,
+    interpreter,  # noqa: F401  (makes the interpreter exact)
+    ptx,
+)
 
 VOCABULARIES = (1, 257, 1000, 9000)
 
@@ -54,11 +60,26 @@ def test_hostile_rows(kind):
 def test_every_chunk_has_its_sum(temperature):
     """What the first kernel leaves, to the bit: of whole tiles and the tail, also where the quick weights give way."""
     x = row("normal", 9000, np.random.default_rng(1)) * min(temperature * 2, 8e37)
-    run("triton", x[None], temperature=temperature)
-    tops, sums, *_ = backend._workspaces.get(torch.device("cpu"), 0, (0,) * 4)
+    case = Case.of(x[None], temperature, 0, 1.0, 0.0, 0, None, 0, None)
+    memory = torch.full((backend.words(backend.chunks_of(len(x)), False),), -1)
+    given = backend.arguments(case, memory, False)
+    triton_kernels.chunk_statistics[1, 2](*given, **backend.first_constants(False))
+    tops, sums = ptx.left_by_first(case, memory)
     expected = filtered(x.numpy(), float(np.float32(temperature)), 0, 1.0, 0.0).weight.sum(1)
-    assert sums[: len(expected)].tolist() == expected.tolist()
-    assert tops[: len(expected)].tolist() == [part.max().item() for part in x.split(256)]
+    assert sums.tolist() == expected.tolist()
+    assert tops.tolist() == [part.max().item() for part in x.split(256)]
+
+
+@pytest.mark.parametrize("filters", [dict(temperature=0.0), dict(top_k=40), dict(top_k=3, top_p=0.5), dict(min_p=0.1)])
+def test_maxima_are_enough(filters):
+    """Where no mass of the whole row is asked for, the first kernel leaves the sums alone."""
+    x = row("normal", 9000, np.random.default_rng(1))[None]
+    case = Case.of(x, *(draws.OFF | filters).values(), 0, None, 0, None)
+    memory = torch.full((backend.words(backend.chunks_of(9000), False),), -1)
+    triton_kernels.chunk_statistics[1, 2](*backend.arguments(case, memory, False), **backend.first_constants(False))
+    tops, sums = ptx.left_by_first(case, memory)
+    assert tops.tolist() == [part.max().item() for part in x[0].split(256)]
+    assert set(sums.tolist()) == {-1}
 
 
 @pytest.mark.parametrize("vocab", [250, 1000, 9000])
@@ -113,11 +134,8 @@ def test_strides_and_columns():
 
 def test_a_wrong_kernel_fails(monkeypatch):
     """The comparison sees weights that are a thousandth too large."""
-    from fastsample.sampling.backends.triton import arithmetic as triton_arithmetic
-    from fastsample.sampling.backends.triton import kernels as triton_kernels
-
-    right = triton_arithmetic.weight.rewrite()
-    monkeypatch.setattr(triton_kernels, "weight", lambda x, top, c: right(x, top, c) + 2**20)
+    right = triton_draw.weight.rewrite()
+    monkeypatch.setattr(triton_draw, "weight", lambda x, top, c: right(x, top, c) + 2**20)
     x = torch.tensor([[0.0, -3.0]])
     logprobs = {run(b, x, seed=3)[1].logprob.item() for b in ("reference", "triton")}
     assert len(logprobs) == 2

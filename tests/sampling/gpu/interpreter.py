@@ -9,6 +9,7 @@ import triton.language as tl
 from triton.runtime import interpreter
 
 import fastsample.sampling.reference as reference
+from fastsample.sampling.backends.triton import candidates, combine
 from fastsample.sampling.backends.triton import kernels as triton_kernels
 
 assert interpreter.InterpretedFunction is type(triton_kernels.finish_rows), "start with TRITON_INTERPRET=1"
@@ -31,14 +32,31 @@ def _widen(input, input_dtype, output_dtype, rounding_mode):
     return _convert(input, input_dtype, output_dtype, rounding_mode)
 
 
-_reduce = interpreter.ReduceOps.apply_impl
+# A combine function of our own would be called once for every element, from Python.
+QUICK = {
+    combine.nan_max: (np.maximum,),
+    combine.max_and_min: (np.maximum, np.minimum),
+    combine.sum_and_max: (np.add, np.maximum),
+    combine.two_sums: (np.add,) * 2,
+    combine.three_sums: (np.add,) * 3,
+    combine.eight_sums: (np.add,) * 8,
+}
+_reduce, _scan = interpreter.ReduceOps.apply_impl, interpreter.ScanOps.apply_impl
 
 
 def _quick_reduce(self, values):
-    """A combine function of our own would be called once for every element, from Python."""
-    if self.combine_fn is triton_kernels.nan_max:
-        return self.to_tensor(np.maximum.reduce(values[0].handle.data, axis=self.axis), values[0].dtype)
-    return _reduce(self, values)
+    if self.combine_fn not in QUICK:
+        return _reduce(self, values)
+    pairs = zip(values, QUICK[self.combine_fn])
+    found = tuple(self.to_tensor(f.reduce(v.handle.data, axis=self.axis), v.dtype) for v, f in pairs)
+    return found if len(found) > 1 else found[0]
+
+
+def _quick_scan(self, values):
+    if self.combine_fn not in QUICK:
+        return _scan(self, values)
+    pairs = zip(values, QUICK[self.combine_fn])
+    return [self.to_tensor(f.accumulate(v.handle.data, axis=self.axis), v.dtype) for v, f in pairs]
 
 
 _run, _patched = interpreter.GridExecutor.__call__, set()
@@ -57,8 +75,10 @@ def _call_inside(self, *args, **kwargs):
     return self.rewrite()(*args, **kwargs)
 
 
+candidates.MANY = tl.constexpr(512)  # all of them: whether a turn takes many or few, the interpreter takes as long
 interpreter.InterpreterBuilder.create_fma = _fma
 interpreter._convert_float = _widen
 interpreter.ReduceOps.apply_impl = _quick_reduce
+interpreter.ScanOps.apply_impl = _quick_scan
 interpreter.GridExecutor.__call__ = _launch
 interpreter.InterpretedFunction.__call__ = _call_inside

@@ -17,14 +17,15 @@ from typing import Any, NamedTuple
 import torch
 
 from fastsample.sampling.backends.triton import launch as backend
-from fastsample.sampling.contract import CHUNK, Case, Stats
+from fastsample.sampling.contract import Case, Stats
 
 ROOT = Path(__file__).resolve().parents[3]
 TOOLS = Path(os.environ.get("FASTSAMPLE_TOOLS", ROOT.parent / "shared" / "tools"))
 EMULATOR = TOOLS / "ptxemu" / "ptxemu.py"
 MISSING = f"the PTX emulator is missing: no {EMULATOR.name} in the tools folder beside the checkout"
 ARCHITECTURES = (80, 90, 120)
-POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
+POINTED = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.int32: "i32", torch.int64: "i64"}
+POINTERS = {dtype: f"*{name}" for dtype, name in POINTED.items()}
 
 
 @functools.lru_cache(None)
@@ -47,52 +48,42 @@ class Compiled(NamedTuple):
     parameters: tuple[str, ...]  # the names that are passed, in order
 
 
-# Argument types of both kernels. `?` marks a pointer that may be absent.
-COMMON = dict(logits="logits", stride="i64", count="i32", vocab="i32", chunks="i32", indices="?*i64")
-COLUMNS = dict(temperature="fp32", top_k="i32", top_p="fp32", min_p="fp32", seed="i64", position="i64")
 STATS = dict(logprob="*fp32", raw_logprob="*fp32", entropy="*fp32", self_certainty="*fp32", kept="*i64", status="*i32")
-TYPES = {
-    **COMMON,
-    **COLUMNS,
-    **{f"{n}_rows": f"?*{t}" for n, t in COLUMNS.items()},
-    **{n: f"?{t}" for n, t in STATS.items()},
-    **dict(stream_rows="?*i64", tops="*fp32", sums="*i64", listing="*i32", scratch="*fp32", moments="*fp32"),
-    **dict(scratch_stride="i32", tokens="*i64"),
+TYPES = {  # of the arguments that say nothing about theirs
+    **{f"{name}_rows": f"*{POINTED[dtype]}" for name, dtype in backend.TYPES.items()},
+    **dict(indices="*i64", memory="*i64", tokens="*i64"),
+    **STATS,
 }
 
 
-def compile_for(target, fn, dtype: torch.dtype, absent: frozenset[str], threads: int, **constants: Any):
+def compile_for(target, fn, dtype: torch.dtype, threads: int, **constants: Any):
     """One of the Triton kernels ahead of time, and the names of the arguments that are passed, in order.
 
-    `absent` names the optional pointers that are None.
+    As a call has it compiled: of no value and of no alignment is anything known.
     """
     import triton
     from triton.compiler import ASTSource
 
-    signature, fixed, attributes, passed = {}, dict(constants), {}, []
-    for i, name in enumerate(fn.arg_names):
-        if name in fixed or name in absent:
+    signature, fixed, passed = {}, dict(constants), []
+    for parameter in fn.params:
+        name = parameter.name
+        if name in fixed or (name in STATS and not constants["WITH_STATS"]):
             signature[name] = "constexpr"
             fixed.setdefault(name, None)
             continue
-        kind = TYPES[name].lstrip("?")
-        signature[name] = POINTERS[dtype] if kind == "logits" else kind
+        signature[name] = POINTERS[dtype] if name == "logits" else parameter.annotation_type or TYPES[name]
         passed.append(name)
-        if signature[name].startswith("*") or name == "stride":
-            attributes[(i,)] = [["tt.divisibility", 16]]
-    source = ASTSource(fn=fn, signature=signature, constexprs=fixed, attrs=attributes)
+    source = ASTSource(fn=fn, signature=signature, constexprs=fixed, attrs={})
     options = dict(num_warps=threads // target.warp_size, enable_fp_fusion=False)
     return triton.compile(source, target=target, options=options), tuple(passed)
 
 
 @functools.lru_cache(None)
-def compile_kernel(
-    fn, arch: int, dtype: torch.dtype, absent: frozenset[str], threads: int, **constants: Any
-) -> Compiled:
+def compile_kernel(fn, arch: int, dtype: torch.dtype, threads: int, **constants: Any) -> Compiled:
     """The same as PTX and cubin, for an NVIDIA architecture."""
     from triton.backends.compiler import GPUTarget
 
-    k, passed = compile_for(GPUTarget("cuda", arch, 32), fn, dtype, absent, threads, **constants)
+    k, passed = compile_for(GPUTarget("cuda", arch, 32), fn, dtype, threads, **constants)
     return Compiled(k.asm["ptx"], k.asm["cubin"], k.metadata.name, threads, k.metadata.shared, passed)
 
 
@@ -118,20 +109,13 @@ def _without_ldmatrix(found: re.Match) -> str:
     return "\n".join([*lines, "}"])
 
 
-def absent_of(case: Case, stats: Stats | None) -> frozenset[str]:
-    names = {f"{n}_rows" for n in COLUMNS if not isinstance(getattr(case, n), torch.Tensor)}
-    names |= {"stream_rows"} if case.stream is None else set()
-    names |= {"indices"} if case.indices is None else set()
-    return frozenset(names | (set(STATS) if stats is None else set()))
-
-
 def first_kernel(case: Case, stats: Stats | None, arch: int, source: ModuleType | None = None) -> Compiled:
     """`chunk_statistics` as `backend.sample` would have it compiled for this call; `source` may be a changed copy."""
     from fastsample.sampling.backends.triton import kernels as triton_kernels
 
     fn = (source or triton_kernels).chunk_statistics
     constants = backend.first_constants(stats is not None)
-    return compile_kernel(fn, arch, case.logits.dtype, absent_of(case, stats), backend.THREADS, **constants)
+    return compile_kernel(fn, arch, case.logits.dtype, backend.THREADS, **constants)
 
 
 def second_kernel(case: Case, stats: Stats | None, arch: int, source: ModuleType | None = None) -> Compiled:
@@ -139,43 +123,30 @@ def second_kernel(case: Case, stats: Stats | None, arch: int, source: ModuleType
     from fastsample.sampling.backends.triton import kernels as triton_kernels
 
     fn, dtype = (source or triton_kernels).finish_rows, case.logits.dtype
-    constants = backend.second_constants(stats is not None, -(-case.logits.shape[1] // CHUNK), dtype)
-    return compile_kernel(fn, arch, dtype, absent_of(case, stats), backend.FINISHERS, **constants)
-
-
-WORKSPACE = ("tops", "sums", "scratch", "moments")  # what the first kernel leaves to the second
+    constants = backend.second_constants(stats is not None, backend.chunks_of(case.logits.shape[1]), dtype)
+    return compile_kernel(fn, arch, dtype, backend.FINISHERS, **constants)
 
 
 def arguments_of(case: Case, tokens: torch.Tensor | None, stats: Stats | None) -> dict[str, Any]:
     """Of both kernels, with a workspace, by name."""
+    from fastsample.sampling.backends.triton import kernels as triton_kernels
+
     E = emulator()
-    chunks = -(-case.logits.shape[1] // CHUNK)
-    words = backend.scratch_words(chunks)
-    scratch = torch.empty(case.rows * words, dtype=torch.float32)
-    values: dict[str, Any] = dict(
-        logits=E.Const(case.logits),
-        stride=case.logits.stride(0),
-        count=case.logits.shape[0],
-        vocab=case.logits.shape[1],
-        chunks=chunks,
-        indices=case.indices,
-        stream_rows=case.stream,
-        tops=torch.empty(case.rows * chunks, dtype=torch.float32),
-        sums=torch.empty(case.rows * chunks, dtype=torch.int64),
-        scratch=scratch,
-        moments=scratch,
-        scratch_stride=words,
-        listing=E.Undef(torch.empty(case.rows * chunks, dtype=torch.int32)),
-        tokens=None if tokens is None else E.Undef(tokens),
-        **({} if stats is None else stats._asdict()),
+    chunks = backend.chunks_of(case.logits.shape[1])
+    memory = torch.empty(case.rows * backend.words(chunks, stats is not None), dtype=torch.int64)
+    names = [parameter.name for parameter in triton_kernels.chunk_statistics.params]
+    values = dict(zip(names, backend.arguments(case, memory, stats is not None)))
+    values["logits"] = E.Const(case.logits)
+    return (
+        values | dict(tokens=None if tokens is None else E.Undef(tokens)) | ({} if stats is None else stats._asdict())
     )
-    for n in COLUMNS:
-        value = getattr(case, n)
-        is_column = isinstance(value, torch.Tensor)
-        values[n], values[f"{n}_rows"] = (0, value) if is_column else (value, None)
-        if COLUMNS[n] == "fp32":
-            values[n] = float(values[n])
-    return values
+
+
+def left_by_first(case: Case, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the first kernel leaves of one row: its chunks' maxima and sums of weights (`rows.space_of`)."""
+    chunks = backend.chunks_of(case.logits.shape[1])
+    words = memory[chunks + 3 * backend.CAPACITY + backend.BINS + backend.PLACES :].view(torch.float32)
+    return words[4 * backend.CAPACITY + 3 * chunks :][:chunks], memory[:chunks]
 
 
 def launch(kernel: Compiled, grid: tuple[int, ...], values: dict[str, Any], seed: int, races: bool):
@@ -189,8 +160,9 @@ def launch(kernel: Compiled, grid: tuple[int, ...], values: dict[str, Any], seed
 def launch_first(case: Case, stats, values, arch: int, seed: int, races: bool, splits: int, source=None):
     """The first kernel, with at most `splits` programs to a row, on a workspace that nobody has written."""
     kernel = first_kernel(case, stats, arch, source)
-    tiles = backend.programs(1, values["chunks"], backend.THREADS // backend.share(stats is not None), 10**6)
-    blank = {name: emulator().Undef(values[name]) for name in WORKSPACE}
+    tile = backend.THREADS // backend.share(stats is not None)
+    tiles = backend.programs(1, backend.chunks_of(case.logits.shape[1]), tile, 10**6)
+    blank = {"memory": emulator().Undef(values["memory"])}
     return launch(kernel, (case.rows, min(splits, tiles)), values | blank, seed, races)
 
 
@@ -205,9 +177,13 @@ def unexplained(*launches) -> list[str]:
     return [f for launched in launches for f in launched.findings if not is_explained(f)]
 
 
-def sample(case: Case, tokens, stats: Stats | None, arch=90, seed=1, races=True, splits=2, source=None) -> list[str]:
-    """`backend.sample` on the emulator: every unexplained finding of both launches."""
+def launches(case: Case, tokens, stats: Stats | None, arch=90, seed=1, races=True, splits=2, source=None) -> tuple:
+    """`backend.sample` on the emulator: both launches."""
     values = arguments_of(case, tokens, stats)
     first = launch_first(case, stats, values, arch, seed, races, splits, source)
-    second = launch(second_kernel(case, stats, arch, source), (case.rows,), values, seed, races)
-    return unexplained(first, second)
+    return first, launch(second_kernel(case, stats, arch, source), (case.rows,), values, seed, races)
+
+
+def sample(case: Case, tokens, stats: Stats | None, arch=90, **how) -> list[str]:
+    """Every unexplained finding of both launches."""
+    return unexplained(*launches(case, tokens, stats, arch, **how))

@@ -22,9 +22,8 @@ def test_compiles_for_amd(arch, warp, dtype):
 
     target = GPUTarget("hip", arch, warp)
     one, two = backend.first_constants(False), backend.second_constants(False, 64, dtype)
-    absent = frozenset({"indices", *ptx.STATS})
-    first, _ = ptx.compile_for(target, kernels.chunk_statistics, dtype, absent, backend.THREADS, **one)
-    second, _ = ptx.compile_for(target, kernels.finish_rows, dtype, absent, backend.FINISHERS, **two)
+    first, _ = ptx.compile_for(target, kernels.chunk_statistics, dtype, backend.THREADS, **one)
+    second, _ = ptx.compile_for(target, kernels.finish_rows, dtype, backend.FINISHERS, **two)
     for kernel in (first, second):
         assert kernel.asm["hsaco"]
         assert ".vgpr_spill_count: 0" in kernel.asm["amdgcn"]

@@ -41,9 +41,10 @@ def test_import_does_not_bring_triton():
 
 
 def test_workspace_is_within_its_limit():
-    """16 bytes per 256 tokens and row, and 64 kB a row: at the largest vocabulary."""
-    assert backend.scratch_words(backend.MAX_VOCAB // 256) * 4 <= 64 * 1024
-    assert backend.scratch_words(1) * 4 == backend.CAPACITY * 8
+    """Scratch memory of a row: 64 bytes or less for each chunk, and 20 kB."""
+    for vocab in (1, 151_936, backend.MAX_VOCAB):
+        chunks = backend.chunks_of(vocab)
+        assert backend.words(chunks, True) * 8 <= 64 * chunks + 24 * 1024
 
 
 def test_the_extension_is_harmless_without_a_driver():

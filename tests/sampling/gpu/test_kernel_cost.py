@@ -64,13 +64,13 @@ def test_each_way_to_read_has_its_loop():
 def test_what_is_executed_can_be_too_much():
     """Instructions, barriers and sweeps each have a limit of their own, and a new row is asked for."""
     executed = pytest.importorskip("executed")
-    one = executed.Executed("top_p 0.9", 10_000, 13, 0.1)
+    one = executed.Executed("CUDA", "top_p 0.9", 10_000, 13, 0.1)
     assert not executed.complaints([one._replace(instructions=10_400)], [one])
     for change, sentence in (
         (dict(instructions=10_600), "10,600 warp instructions, 10,000 before"),
         (dict(barriers=15), "15 barriers, 13 before"),
         (dict(sweeps=0.3), "0.3 sweeps of the row, 0.1 before"),
-        (dict(row="another"), "another: not in executed.json"),
+        (dict(row="another"), "CUDA, another: not in executed.json"),
     ):
         [found] = executed.complaints([one._replace(**change)], [one])
         assert sentence in found

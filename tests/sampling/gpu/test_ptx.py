@@ -101,5 +101,5 @@ def test_the_row_is_read_once(dtype):
     d = draws.draws("normal", 32768, 1, 1, dtype)
     case = d.case._replace(logits=d.case.logits.clone())  # torch's memory starts at a sector, numpy's may not
     first = ptx.launch_first(case, None, ptx.arguments_of(case, None, None), arch=90, seed=1, races=False, splits=3)
-    parameters = 2 * 3 * backend.THREADS // 32  # temperature and index, of three programs
+    parameters = 5 * 3 * backend.THREADS // 32  # the filters' and the index, of three programs
     assert 0 < first.stat["ld_sectors"] - 32768 * dtype.itemsize // 32 <= parameters

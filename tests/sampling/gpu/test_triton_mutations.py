@@ -17,26 +17,36 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not ptx.EMULATOR.exists(), re
 KERNELS = ptx.ROOT / "fastsample/sampling/backends/triton"
 NAMES = itertools.count()
 
-LISTED = "mask=(j < chunks) & (reaches == 0))"
 # name: (file, what stands there, what is planted). The first ones show in what the first kernel leaves.
 FAULTS_OF_SUMS = {
     "a mask that is one token too wide": ("kernels", "mask=i < readable", "mask=i <= readable"),
     "forbidden instead of missing: 0": ("kernels", 'i < readable, other=float("-inf")', "i < readable, other=0.0"),
-    "a tail that is read as a whole tile": ("kernels", "readable // (TILE", "(readable + CHUNK) // (TILE"),
+    "a tail that is read as a whole tile": ("kernels", "vectors // (TILE", "(vectors + CHUNK) // (TILE"),
     "the tail starts a chunk late": ("kernels", "whole * TILE + turn", "whole * TILE + 1 + turn"),
     "tiles of another program": ("kernels", "whole, tl.num_programs(1))", "whole, tl.num_programs(1) + 1)"),
     "a float32 sum": ("kernels", "tl.sum(pairs, 0).to(tl.int64), 0), 1)", "tl.sum(pairs, 0).to(tl.float32), 0), 1)"),
     "four weights in 32 bits": ("kernels", "[2, x.shape[0] // 2, x", "[4, x.shape[0] // 4, x"),
-    "a NaN is dropped": ("kernels", "propagate_nan=tl.PropagateNan.ALL", "propagate_nan=tl.PropagateNan.NONE"),
+    "a NaN is dropped": ("combine", "propagate_nan=tl.PropagateNan.ALL", "propagate_nan=tl.PropagateNan.NONE"),
     "a product and a sum for an fma": ("arithmetic", "tl.fma(p, f, A2)", "p * f + A2"),
     "a scale that is not normal": ("kernels", "2.0**-121", "2.0**-126"),
 }
+REACHES = "(before < goal) & (goal <= before + adds))\n        tl.store"
 FAULTS_OF_TOKENS = {
-    "the last of the ties is lost": ("arithmetic", "index <= last", "index < last"),
-    "the stream is ignored": ("kernels", "stream = tl.load(stream_rows + b)", "stream = wide"),
-    "the target is passed by": ("cut", "is_end = is_one & (reached >= target)", "is_end = is_one & (reached > target)"),
-    "no barrier before the listing is read": ("cut", f"{LISTED}\n    tl.debug_barrier()", LISTED),
-}  # fmt: skip
+    "the last of the ties is lost": ("arithmetic", "(i <= cut_i)", "(i < cut_i)"),
+    "the stream is ignored": ("kernels", "(given & STREAM) > 0", "(given & STREAM) < 0"),
+    "the target is passed by": ("candidates", REACHES, REACHES.replace("goal <=", "goal <")),
+    "a rank too far": ("candidates", "rank + 1 == goal", "rank == goal"),
+    "the last of the ties comes first": ("candidates", "(x_other == x) & (o < e)", "(x_other == x) & (o > e)"),
+    "no barrier before candidates are read": ("candidates", "is_one)\n    tl.debug_barrier()", "is_one)"),
+    "no barrier before weights are read": (
+        "candidates",
+        "row.c), mask=e < n)\n    tl.debug_barrier()",
+        "row.c), mask=e < n)",
+    ),
+    "slices that all begin at 0": ("rows", "((slices_before[None, :, None] >> shift) & 255)", "0"),
+    "a tie too many": ("cut", "tl.sum(is_short.to(tl.int32)) + 1", "tl.sum(is_short.to(tl.int32)) + 2"),
+    "what lies above is forgotten": ("cut", "weigh(row, space, n, fullest, True)", "weigh(row, space, n, fullest, 0)"),
+}
 
 
 def planted(fault, folder, monkeypatch):
@@ -72,11 +82,12 @@ def sign_in_sums(source) -> str | None:
         if unexplained := ptx.unexplained(r):
             return unexplained[0]
         tops = torch.stack([part.max() for part in x.split(256)])
-        if not torch.equal(values["tops"].isnan(), tops.isnan()):
+        found, found_sums = ptx.left_by_first(case, values["memory"])
+        if not torch.equal(found.isnan(), tops.isnan()):
             return "another NaN"
         if not tops.isnan().any():
             sums = filtered(x.numpy(), float(case.temperature), 0, 1.0, 0.0).weight.sum(1)
-            if not torch.equal(values["tops"], tops) or values["sums"].tolist() != sums.tolist():
+            if not torch.equal(found, tops) or found_sums.tolist() != sums.tolist():
                 return f"another sum of {len(x)} tokens"
     return None
 

@@ -14,9 +14,8 @@ import triton.language as tl
 from ...contract import POW2_COEFFICIENTS
 
 CHUNK = tl.constexpr(256)
-INDEX_BITS = tl.constexpr(20)  # of a token's index in a key; the vocabulary is limited to 2^20
-INDEX_MASK = tl.constexpr(2**20 - 1)
-LOWEST_RANK = tl.constexpr(-2139095040)  # rank of -FLT_MAX
+LOWEST = tl.constexpr(-3.4028234663852886e38)
+LAST = tl.constexpr(2**30)  # behind every token
 LOG2E = tl.constexpr(1.4426950408889634)
 A5, A4, A3, A2, A1 = (tl.constexpr(a) for a in POW2_COEFFICIENTS[:5])
 
@@ -128,8 +127,8 @@ def philox(seed, stream, position):
     return a | (b << 32), c | (d << 32)
 
 
-# A row's order, (logit descending, index ascending), as int64 keys: rank of the logit, then the index from behind.
-# SHIFT: bits that no logit of the row's type uses, so that next logits have next ranks (0 for float32).
+# A row's order is (logit descending, index ascending). SHIFT: bits that no logit of the row's type uses, so that next
+# logits have next ranks (0 for float32).
 
 
 @triton.jit
@@ -147,15 +146,18 @@ def at_rank(r, SHIFT: tl.constexpr):
 
 
 @triton.jit
-def key_of(x, index, SHIFT: tl.constexpr):
-    """A token's place in the order of the row as one int64: larger comes first."""
-    return (rank(x, SHIFT) << INDEX_BITS) + (index ^ INDEX_MASK).to(tl.int64)
+def at_or_before(x, i, cut_x, cut_i):
+    """Whether tokens i with logits x come at or before the cut in the order of the row."""
+    return (x > cut_x) | ((x == cut_x) & (i <= cut_i))
 
 
 @triton.jit
-def at_or_before(x, index, key, SHIFT: tl.constexpr):
-    """Whether tokens come at or before `key` in the order of the row: two float32 compares and one of int32."""
-    r = key >> INDEX_BITS
-    value = at_rank(r, SHIFT)
-    last = tl.where(r == -1, INDEX_MASK, (key & INDEX_MASK) ^ INDEX_MASK).to(tl.int32)
-    return (x > value) | ((x == value) & (index <= last))
+def mass_target(total, top_p):
+    """The mass at which top_p closes the kept prefix of this mass."""
+    return tl.ceil(total.to(tl.float64) * top_p.to(tl.float64)).to(tl.int64)
+
+
+@triton.jit
+def min_p_threshold(min_p):
+    """How many powers of two below the maximum a token may lie; of min_p > 0."""
+    return (logarithm(min_p.to(tl.float64)) * 1.4426950408889634).to(tl.float32)

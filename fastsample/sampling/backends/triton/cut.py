@@ -1,8 +1,8 @@
-"""Where the filters cut a row, exactly: a guess from a few chunks, checked and settled with integers.
+"""Where the filters cut a row of any kind, exactly: flat ones, ties, vocabularies of a million.
 
-The kept prefix of a row ends at a key (see `arithmetic.key_of`). `find_cut` holds a range [low, high) of keys
-that is known to contain the last kept one. A sweep reads the chunks that reach a bracket inside that range once, adds
-up exactly what lies above it and in it, and collects what lies in it. Whatever the guess, each sweep leaves less.
+A guess says between which ranks the cut lies. A sweep then leaves, for each chunk, the weights above those ranks and
+the number of tokens between them. Few tokens are settled as candidates; ties, however many, by one scan over the
+chunks. Where neither is possible, or the cut lies elsewhere, there are fewer ranks left for the next turn.
 """
 
 # mypy: ignore-errors
@@ -15,277 +15,223 @@ import triton.language as tl
 
 from .arithmetic import (
     CHUNK,
-    INDEX_BITS,
-    INDEX_MASK,
-    LOWEST_RANK,
+    LAST,
+    LOWEST,
     at_or_before,
     at_rank,
     chunk_scale,
-    key_of,
-    logarithm,
     mass,
+    mass_target,
+    min_p_threshold,
     rank,
     weight,
 )
-from .guess import guess, read_chunks
+from .candidates import MANY, READ, listed, number_candidates, place_candidates, rank_candidates, weigh
+from .combine import three_sums, two_sums
+from .guess import narrowed, sampled_window
+from .rows import BY_COUNT, BY_MASS, DRAWN, PIECE, TOKEN, TOTAL, WIDTH, of_chunks, read_chunks, store_of_chunks
 
-READ = tl.constexpr(8)  # chunks that a sweep reads at a time; 16 spill two registers on sm_120
-FEW = tl.constexpr(64)  # candidates that are ranked pair by pair
+INSIDE = tl.constexpr(48)  # in `sums` of a sweep: the weights above, and from this bit on how many lie in between
+WEIGHTS = tl.constexpr(2**48 - 1)
 
 
 @triton.jit
-def sweep(
-    start,
-    vocab,
-    chunks,
-    tops,
-    sums,
-    listing,
-    candidates,
-    top,
-    c,
-    low,
-    high,
-    BLOCK: tl.constexpr,
-    CAPACITY: tl.constexpr,
-    SHIFT: tl.constexpr,
-):
-    """Add up the tokens at or before `high`, and those at or before `low`; collect the keys in between.
+def row_mass(row, space, j, chunk_top):
+    """The mass of what `sums` hold."""
+    sums = tl.load(space.sums + j, mask=j < row.chunks, other=0)
+    return tl.sum(mass(sums, chunk_scale(chunk_top, row.top, row.c)))
 
-    Leaves the sums of the weights at or before `high` in `sums`. Returns their mass, the mass down to `low`, and the
-    numbers of tokens above and in between; of the latter the first CAPACITY at most are collected.
+
+@triton.jit
+def sweep(row, space, j, chunk_top, low, high, BLOCK: tl.constexpr):
+    """Leaves in `sums` what lies above `high`, and in `counts` how many tokens lie in [low, high].
+
+    Returns the mass and the number of tokens above, and the number of those in between.
     """
-    j = tl.arange(0, BLOCK)
-    chunk_top = tl.load(tops + j, mask=j < chunks, other=float("-inf"))
-    reaches = chunk_top >= at_rank(low >> INDEX_BITS, SHIFT)
-    n = tl.sum(reaches.to(tl.int32))
+    tl.debug_barrier()  # what was listed before may still be read
+    reaches = chunk_top >= low
+    n_listed = listed(space, j, reaches, BLOCK)
+    above, n_above, n_inside = (
+        tl.zeros([READ], tl.int64), tl.zeros([READ], tl.int32), tl.zeros([READ], tl.int32)
+    )  # fmt: skip
+    for first in range(0, n_listed, READ):
+        at = first + tl.arange(0, READ)
+        chunk = tl.load(space.listing + at, mask=at < n_listed, other=0)
+        _i, x = read_chunks(row, chunk, at < n_listed)
+        top = tl.load(space.tops + chunk)
+        w = tl.where(x > high, weight(x, top[None, :, None], row.c), 0)
+        # A thread's sum has 33 bits: its halves fit into sums of 32.
+        mine = tl.sum(tl.reshape(tl.sum(w.to(tl.uint32), 0), [READ, PIECE // WIDTH, WIDTH]).to(tl.int64), 2)
+        lower = tl.sum((mine & 0xFFFFFF).to(tl.int32), 1)
+        upper = tl.sum((mine >> 24).to(tl.int32), 1)
+        weights = lower.to(tl.int64) + (upper.to(tl.int64) << 24)
+        # Both counts in one number.
+        counts = of_chunks(tl.where(x > high, 1, tl.where(x >= low, 65536, 0)))
+        is_one = at < n_listed
+        above += tl.where(is_one, mass(weights, chunk_scale(top, row.top, row.c)), 0)
+        n_above += counts & 0xFFFF
+        n_inside += counts >> 16
+        store_of_chunks(space.sums, chunk, weights | ((counts >> 16).to(tl.int64) << INSIDE), is_one)
+    above, n_above, n_inside = tl.reduce((above, n_above, n_inside), 0, three_sums)
     tl.debug_barrier()
-    tl.store(listing + tl.cumsum(reaches.to(tl.int32), 0) - 1, j, mask=reaches)
-    tl.store(sums + j, tl.zeros([BLOCK], tl.int64), mask=(j < chunks) & (reaches == 0))
+    both = tl.load(space.sums + j, mask=reaches & (j < row.chunks), other=0)
+    tl.store(space.sums + j, both & WEIGHTS, mask=j < row.chunks)
+    tl.store(space.counts + j, (both >> INSIDE).to(tl.int32), mask=j < row.chunks)
     tl.debug_barrier()
-    above = tl.full((), 0, tl.int64)
-    down_to_low = tl.full((), 0, tl.int64)
-    n_above = tl.full((), 0, tl.int64)
-    n_inside = tl.full((), 0, tl.int32)
-    for first in range(0, n, READ):
-        chunk, t, i, x = read_chunks(start, vocab, listing, tops, first, n, READ)
-        w = weight(x, t[:, None], c)
-        is_above = at_or_before(x, i, high, SHIFT)
-        is_inside = at_or_before(x, i, low, SHIFT) & (is_above == 0)
-        weights = tl.sum(tl.where(is_above, w, 0).to(tl.int64), 1)
-        inside = tl.sum(tl.where(is_inside, w, 0).to(tl.int64), 1)
-        s = chunk_scale(t, top, c)
-        is_one = first + tl.arange(0, READ) < n
-        above += tl.sum(tl.where(is_one, mass(weights, s), 0))
-        down_to_low += tl.sum(tl.where(is_one, mass(weights + inside, s), 0))
-        # Both counts in one number: a sum of truth values alone would be packed into bits by way of local memory.
-        counts = tl.sum(tl.where(is_above, 1, tl.where(is_inside, 65536, 0)), 1)
-        n_above += tl.sum(counts & 0xFFFF).to(tl.int64)
-        tl.store(sums + chunk, weights, mask=is_one)
-        count = counts >> 16
-        n_more = tl.sum(count)
-        if (n_more > 0) & (n_inside + n_more <= CAPACITY):
-            place = n_inside + (tl.cumsum(count, 0) - count)[:, None] + tl.cumsum(is_inside.to(tl.int32), 1) - 1
-            place = tl.where(is_inside, place, -1)  # a mask of its own would go through shared memory beside it
-            tl.store(candidates + place, key_of(x, i, SHIFT), mask=place >= 0)
-        n_inside += n_more
-    tl.debug_barrier()
-    return above, down_to_low, n_above, n_inside
+    return above, n_above, n_inside
 
 
 @triton.jit
-def unpack(keys, is_one, tops, top, c, SHIFT: tl.constexpr):
-    """Of candidates: token, chunk, weight and chunk scale."""
-    i = ((keys & INDEX_MASK) ^ INDEX_MASK).to(tl.int32)
-    chunk = tl.where(is_one, i // CHUNK, 0)
-    t = tl.load(tops + chunk)
-    w = tl.where(is_one, weight(at_rank(keys >> INDEX_BITS, SHIFT), t, c), 0)
-    return chunk, w.to(tl.int64), chunk_scale(t, top, c)
-
-
-@triton.jit
-def narrow(
-    tops, sums, candidates, n, top, c, low, high, above, target, by_count, CAPACITY: tl.constexpr, SHIFT: tl.constexpr
-):
-    """Few candidates that hold the cut: keys of a range [low, high), moved to the front of `candidates`.
-
-    The masses of single tokens are rounded down one by one, so their sum is off by less than 2 n + 2: only candidates
-    that come that close to the target stay. The rest is added to `sums`, or dropped. Returns the range, the number of
-    those that stay (more than FEW: none was moved or added) and of those added.
-    """
-    at = tl.arange(0, CAPACITY)
-    is_one = at < n
-    keys = tl.load(candidates + at, mask=is_one, other=0)
-    chunk, w, s = unpack(keys, is_one, tops, top, c, SHIFT)
-    measure = tl.where(is_one, tl.where(by_count, 1, mass(w, s)), 0)
-    slack = tl.where(by_count, 0, 2 * n + 2).to(tl.int64)
-    a, a2, b, b2 = low, low, high, high
-    n_stay = n
-    while ((b - a > 1) | (b2 - a2 > 1)) & (n_stay > FEW):
-        middle = a + (b - a) // 2
-        middle2 = a2 + (b2 - a2) // 2
-        is_sure = above + tl.sum(tl.where(keys >= middle, measure, 0)) >= target + slack
-        is_possible = above + tl.sum(tl.where(keys >= middle2, measure, 0)) >= target - slack
-        a = tl.where(is_sure, middle, a)
-        b = tl.where(is_sure, b, middle)
-        a2 = tl.where(is_possible, middle2, a2)
-        b2 = tl.where(is_possible, b2, middle2)
-        n_stay = tl.sum((is_one & (keys >= a) & (keys < b2)).to(tl.int32))
-    stays = is_one & (keys >= a) & (keys < b2)
-    n_added = tl.sum((is_one & (keys >= b2)).to(tl.int64))
-    if n_stay <= FEW:
+def settle(row, space, j, low, high, by_count, goal, BLOCK: tl.constexpr):
+    """The cut among the tokens in [low, high], whose goal is `goal`: the number of a candidate, or -1 where it is none
+    of them. Adds those that are kept to `sums`."""
+    is_listed = tl.load(space.counts + j, mask=j < row.chunks, other=0) > 0
+    tl.debug_barrier()  # what was listed before may still be read
+    n_listed = listed(space, j, is_listed, BLOCK)
+    n, fullest = number_candidates(space, j, is_listed, BLOCK)
+    place_candidates(row, space, n_listed, low, high)
+    weigh(row, space, n, fullest, True)
+    rank_candidates(space, n, by_count, goal)
+    tl.debug_barrier()
+    last = tl.load(space.found + tl.where(by_count, BY_COUNT, BY_MASS)).to(tl.int32)
+    if last >= 0:
+        cut_x, cut_i = tl.load(space.x + last), tl.load(space.tokens + last)
+        for first in range(0, n, MANY):
+            e = first + tl.arange(0, MANY)
+            i = tl.load(space.tokens + e, mask=e < n, other=0)
+            x = tl.load(space.x + e, mask=e < n, other=float("-inf"))
+            w = tl.load(space.weights + e, mask=e < n, other=0).to(tl.int64)
+            is_kept = (e < n) & at_or_before(x, i, cut_x, cut_i)
+            tl.atomic_add(space.sums + i // CHUNK, w, mask=is_kept, sem="relaxed")
         tl.debug_barrier()
-        tl.atomic_add(sums + chunk, w, mask=is_one & (keys >= b2), sem="relaxed")
-        tl.store(candidates + tl.cumsum(stays.to(tl.int32), 0) - 1, keys, mask=stays)
+    return last
+
+
+@triton.jit
+def ties_add(row, weights, each, n, top, by_count):
+    """What the first n ties of a chunk add to the measure of what lies above them."""
+    scale = chunk_scale(top, row.top, row.c)
+    return tl.where(by_count, n.to(tl.int64), mass(weights + n * each, scale) - mass(weights, scale))
+
+
+@triton.jit
+def settle_ties(row, space, j, chunk_top, tie, by_count, goal, BLOCK: tl.constexpr):
+    """The cut among tokens of one value, kept in the order of the row: the last token kept, or -1 where it is none of
+    them, and how many of them are kept. Adds these to `sums`."""
+    n = tl.load(space.counts + j, mask=j < row.chunks, other=0)
+    weights = tl.load(space.sums + j, mask=j < row.chunks, other=0)
+    each = weight(tl.full([BLOCK], 0.0, tl.float32) + tie, chunk_top, row.c).to(tl.int64)
+    each = tl.where(n > 0, each, 0)
+    adds = ties_add(row, weights, each, n, chunk_top, by_count)
+    reached, n_through = tl.associative_scan((adds, n), 0, two_sums)
+    tl.store(space.found + DRAWN, tl.full((), -1, tl.int64))
+    tl.debug_barrier()
+    is_it = (reached - adds < goal) & (goal <= reached)
+    tl.store(space.found + DRAWN + j * 0, j.to(tl.int64), mask=is_it)
+    tl.store(space.found + TOTAL + j * 0, reached - adds, mask=is_it)
+    tl.store(space.found + TOKEN + j * 0, (n_through - n).to(tl.int64), mask=is_it)
+    tl.debug_barrier()
+    chunk = tl.load(space.found + DRAWN).to(tl.int32)
+    last, n_kept = tl.full((), -1, tl.int32), tl.full((), 0, tl.int32)
+    if chunk >= 0:
+        before, n_before = tl.load(space.found + TOTAL), tl.load(space.found + TOKEN).to(tl.int32)
+        # Its ties: the first k + 1 of them, of which the k-th entry looks at one number.
+        k = tl.arange(0, CHUNK)
+        i = chunk * CHUNK + k
+        is_tie = tl.load(row.x + i, mask=i < row.vocab, other=float("-inf")).to(tl.float32) == tie
+        top, of_it = tl.load(space.tops + chunk), tl.load(space.sums + chunk)
+        one = weight(tie, top, row.c).to(tl.int64)
+        is_short = before + ties_add(row, of_it, one, k + 1, top, by_count) < goal
+        taken = tl.sum(is_short.to(tl.int32)) + 1
+        last = tl.max(tl.where(is_tie & (tl.cumsum(is_tie.to(tl.int32), 0) == taken), i, -1))
+        kept = tl.where(j < chunk, n, tl.where(j == chunk, taken, 0))
+        tl.store(space.sums + j, weights + kept * each, mask=j < row.chunks)
         tl.debug_barrier()
-    return a, b2, n_stay, n_added
+        n_kept = n_before + taken
+    return last, n_kept
 
 
 @triton.jit
-def settle(tops, sums, candidates, n, top, c, above, n_above, target, by_count, SHIFT: tl.constexpr):
-    """The cut among n <= FEW candidates: the last one that the target needs. Adds those kept to `sums`.
-
-    Within a chunk tokens are kept in the order of their keys, so what each adds to its chunk's mass is known exactly.
-    Returns the cut's key, the measure reached and the number of tokens kept.
-    """
-    at = tl.arange(0, FEW)
-    is_one = at < n
-    keys = tl.load(candidates + at, mask=is_one, other=0)
-    chunk, w, s = unpack(keys, is_one, tops, top, c, SHIFT)
-    is_not_later = is_one[None, :] & (keys[None, :] >= keys[:, None])
-    is_same = is_one[None, :] & (chunk[None, :] == chunk[:, None])
-    weights = tl.load(sums + chunk) + tl.sum(tl.where(is_not_later & is_same, w[None, :], 0), 1)
-    adds = tl.where(by_count, 1, mass(weights, s) - mass(weights - w, s))
-    reached = above + tl.sum(tl.where(is_not_later, adds[None, :], 0), 1)
-    is_end = is_one & (reached >= target)
-    cut = tl.max(tl.where(is_end, keys, -(2**62)))
-    is_kept = is_one & (keys >= cut)
-    has_later = tl.sum((is_kept[None, :] & is_same & (keys[None, :] < keys[:, None])).to(tl.int32), 1) > 0
-    tl.debug_barrier()
-    tl.store(sums + chunk, weights, mask=is_kept & (has_later == 0))
-    tl.debug_barrier()
-    return cut, n_above + tl.sum(is_kept.to(tl.int64))
-
-
-@triton.jit
-def row_mass(tops, sums, top, c, chunks, BLOCK: tl.constexpr):
-    """The mass of the whole row, from its chunks' sums of weights."""
-    j = tl.arange(0, BLOCK)
-    s = chunk_scale(tl.load(tops + j, mask=j < chunks, other=float("-inf")), top, c)
-    return tl.sum(mass(tl.load(sums + j, mask=j < chunks, other=0), s))
-
-
-@triton.jit
-def min_p_key(top, c, min_p, SHIFT: tl.constexpr):
-    """The key down to which tokens are near enough to the row's maximum: a search over float32, of no memory."""
-    is_on = min_p > 0
-    threshold = (logarithm(tl.where(is_on, min_p, 1.0).to(tl.float64)) * 1.4426950408889634).to(tl.float32)
-    b = rank(top, SHIFT)
-    a = tl.where(is_on, (LOWEST_RANK >> SHIFT) - 1, b - 1)
+def near_rank(row, min_p, SHIFT: tl.constexpr):
+    """The lowest rank that is near enough to the row's maximum for min_p > 0: a search of no memory."""
+    threshold = min_p_threshold(min_p)
+    a, b = rank(tl.full((), LOWEST, tl.float32), SHIFT) - 1, rank(row.top, SHIFT)
     while b - a > 1:
         middle = a + (b - a) // 2
-        is_near = (at_rank(middle, SHIFT) - top) * c >= threshold
+        is_near = (at_rank(middle, SHIFT) - row.top) * row.c >= threshold
         a = tl.where(is_near, a, middle)
         b = tl.where(is_near, middle, b)
-    return tl.where(is_on, b, LOWEST_RANK >> SHIFT) << INDEX_BITS
-
-
-@triton.jit
-def middle_part(low, high, vocab, n, missing, inside, CAPACITY: tl.constexpr):
-    """Where to look in [low, high), whose n tokens measure `inside`, for the one that completes `missing`.
-
-    The middle half; among tokens of one logit, which differ by index alone, as many as fit around the likely place, and
-    never more than half.
-    """
-    last = high - 1
-    is_one_logit = (low >> INDEX_BITS) == (last >> INDEX_BITS)
-    first = tl.maximum(low, ((last >> INDEX_BITS) << INDEX_BITS) + INDEX_MASK - vocab)
-    span = (high - first).to(tl.float64)
-    place = high - (span * (missing.to(tl.float64) / inside.to(tl.float64))).to(tl.int64)
-    near = (span * tl.minimum(0.25 * CAPACITY / n.to(tl.float64), 0.25)).to(tl.int64) + 1
-    quarter = (high - low) // 4
-    a = tl.where(is_one_logit, tl.maximum(place - near, low), low + quarter)
-    return a, tl.where(is_one_logit, tl.maximum(tl.minimum(place + near, high), a + 1), high - quarter)
+    return b
 
 
 @triton.jit
 def find_cut(
-    start, vocab, chunks, tops, sums, listing, candidates, top, c, k, p, m,
-    BLOCK: tl.constexpr, CAPACITY: tl.constexpr, SHIFT: tl.constexpr,
+    row, space, j, chunk_top, lowest_top, k, p, m, BLOCK: tl.constexpr, CAPACITY: tl.constexpr, SHIFT: tl.constexpr
 ):  # fmt: skip
-    """top_k, then top_p relative to it, then min_p: the key of the last token kept, and how many are kept.
+    """top_k, then top_p relative to it, then min_p: logit and index of the last token kept, and how many are kept.
 
     Leaves the sums of the kept weights in `sums`, so that the draw reads one chunk.
     """
-    cut = tl.full((), LOWEST_RANK >> SHIFT, tl.int64) << INDEX_BITS
-    n_kept = vocab.to(tl.int64)
-    end = (rank(top, SHIFT) + 1) << INDEX_BITS
-    near = min_p_key(top, c, m, SHIFT)
+    cut_x, cut_i = tl.full((), LOWEST, tl.float32), tl.full((), LAST, tl.int32)
+    n_kept = row.vocab
     for phase in range(3):
-        by_count = phase == 0
-        is_on = (
-            ((phase == 0) & (k > 0) & (k < vocab)) | ((phase == 1) & (p < 1)) | ((phase == 2) & (m > 0) & (near >= cut))
-        )
-        if is_on:
-            low, high = cut, end  # the tokens down to `low` reach the target, those down to `high` do not
-            total = row_mass(tops, sums, top, c, chunks, BLOCK)
-            mass_target = tl.ceil(total.to(tl.float64) * p.to(tl.float64))
-            target = tl.where(by_count, k.to(tl.int64), mass_target.to(tl.int64))
-            a, b = near, near
-            if phase < 2:
-                a, b = guess(start, vocab, chunks, tops, listing, top, c, low, target, total, by_count, BLOCK, SHIFT)
-                a = tl.maximum(tl.minimum(a, high - 1), low)
-                b = tl.minimum(tl.maximum(b, a + 1), high)
-            is_open = True
-            while is_open:
-                above, down_to_a, n_above, n_inside = sweep(
-                    start, vocab, chunks, tops, sums, listing, candidates, top, c, a, b, BLOCK, CAPACITY, SHIFT
-                )
-                reached = tl.where(by_count, n_above, above)
-                if a == b:  # the cut was known
-                    cut = a
-                    n_kept = tl.where(phase == 2, tl.minimum(n_kept, n_above), k.to(tl.int64))
-                    is_open = False
-                elif reached >= target:  # the cut is higher
-                    low = b
-                    b = tl.minimum(high, b + 8 * (b - a))
-                    a = low
-                elif tl.where(by_count, n_above + n_inside, down_to_a) < target:  # it is lower
-                    if a == low:  # top_k of more tokens than are finite cuts nothing off
-                        b = a
-                    else:
-                        high = a
-                        a = tl.maximum(low, a - 8 * (b - a))
-                        b = high
-                else:
-                    low, high = a, b
-                    n_stay = n_inside
-                    n_added = tl.full((), 0, tl.int64)
-                    if (n_inside > FEW) & (n_inside <= CAPACITY):
-                        a, b, n_stay, n_added = narrow(
-                            tops,
-                            sums,
-                            candidates,
-                            n_inside,
-                            top,
-                            c,
-                            low,
-                            high,
-                            reached,
-                            target,
-                            by_count,
-                            CAPACITY,
-                            SHIFT,
-                        )
-                        if n_stay <= FEW:
-                            above = row_mass(tops, sums, top, c, chunks, BLOCK)
-                            reached = tl.where(by_count, n_above + n_added, above)
-                    if n_stay <= FEW:
-                        cut, n_kept = settle(
-                            tops, sums, candidates, n_stay, top, c, reached, n_above + n_added, target, by_count, SHIFT
-                        )
-                        is_open = False
-                    elif n_stay * 2 > n_inside:  # no headway among the candidates, or too many
-                        down = tl.where(by_count, n_above + n_inside, down_to_a)
-                        a, b = middle_part(low, high, vocab, n_inside, target - reached, down - reached, CAPACITY)
-    return cut, n_kept
+        by_count, is_near = phase == 0, phase == 2
+        is_open = tl.where(by_count, (k > 0) & (k < row.vocab), tl.where(is_near, m > 0, p < 1))
+        # The tokens down to `low` reach the goal, those above `high` do not.
+        low, high = rank(cut_x, SHIFT), rank(row.top, SHIFT)
+        a, b = low, high
+        goal = k.to(tl.int64)
+        near_x = cut_x
+        if is_open:
+            if is_near:
+                near = near_rank(row, m, SHIFT)
+                near_x = at_rank(near, SHIFT)
+                is_open = (near_x > cut_x) | ((near_x == cut_x) & (cut_i == LAST))  # no filter cut there or higher
+                a = tl.where(near == 0, -2, near - 1)
+            else:
+                total = tl.full((), 0, tl.int64)
+                if phase > 0:
+                    total = row_mass(row, space, j, chunk_top)
+                    goal = mass_target(total, p)
+                a, b = sampled_window(row, space, lowest_top, cut_x, goal, total, by_count, SHIFT)
+                a = tl.maximum(tl.minimum(a, high), low)
+                b = tl.maximum(tl.minimum(b, high), a)
+        is_known, is_linear = is_near, phase >= 0  # where to cut; how to look for it
+        while is_open:
+            if is_known == 0:
+                a, b = narrowed(row, space, j, chunk_top, low, high, a, b, is_linear, goal, by_count, BLOCK, SHIFT)
+                is_linear = is_linear == 0
+            from_, to = at_rank(a, SHIFT), at_rank(tl.where(is_known, a, b), SHIFT)
+            if is_known & (is_near == 0):
+                from_, to = float("-inf"), float("-inf")
+            above, n_above, n_inside = sweep(row, space, j, chunk_top, from_, to, BLOCK)
+            left = goal - tl.where(by_count, n_above.to(tl.int64), above)
+            last = tl.full((), -1, tl.int32)
+            if is_known:
+                is_open = False
+                if is_near:
+                    cut_x, cut_i = near_x, tl.full((), LAST, tl.int32)
+                n_kept = tl.where(is_near, tl.minimum(n_above, n_kept), k)
+            elif left <= 0:  # the cut is higher
+                low = b + 1
+                a, b = low, high
+            else:
+                high = b
+                is_settled = False
+                if a == b:
+                    is_settled = True
+                    last, n_ties = settle_ties(row, space, j, chunk_top, from_, by_count, left, BLOCK)
+                    if last >= 0:
+                        cut_x, cut_i, n_kept = from_, last, n_above + n_ties
+                elif n_inside <= CAPACITY:
+                    is_settled = True
+                    e = settle(row, space, j, from_, to, by_count, left, BLOCK)
+                    if e >= 0:
+                        cut_x, last = tl.load(space.x + e), tl.load(space.tokens + e)
+                        cut_i, n_kept = last, n_above + tl.load(space.ranks + e) + 1
+                if is_settled:
+                    is_open = last < 0
+                    high = a - 1
+                    a, b = low, high
+            is_known = is_open & (low > high)  # top_k of more tokens than are finite cuts nothing off
+    return cut_x, cut_i, n_kept

@@ -1,4 +1,4 @@
-"""The Triton backend: two launches, no synchronisation, no tensor made beyond a cached workspace.
+"""The Triton backend: two launches, no synchronisation, one tensor of scratch memory that belongs to the call.
 
 Edited rows are written first, by a launch or two more, into memory of the call.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import sys
-import threading
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,13 +14,15 @@ import torch
 from torch import Tensor
 
 from ...contract import CHUNK, Case
-from ..workspace import Workspaces, room_for_edited
+from ...values import DTYPES
+from ..workspace import room_for_edited
 
 name = "triton"
 MAX_VOCAB = 2**20
-CAPACITY = 2048  # candidates that a row's cut may have in memory
+CAPACITY = 512  # candidates among which a row's cut is found
+BINS, PLACES = 256, 9  # words of a row: see rows.py
 THREADS = 128  # of a program of the first kernel
-FINISHERS = 256  # threads of a program of the second kernel
+FINISHERS = 128  # threads of a program of the second kernel
 RESIDENT = 8  # programs of the first kernel that a multiprocessor holds at once
 SHIFT = {torch.float32: 0, torch.bfloat16: 16, torch.float16: 13}  # bits of a float32 that no such logit uses
 
@@ -51,11 +52,6 @@ def _is_interpreting() -> bool:
     return triton is not None and bool(triton.knobs.runtime.interpret)
 
 
-# tops, sums and listing: a value a chunk; scratch: `scratch_words` a row
-_workspaces = Workspaces((torch.float32, torch.int64, torch.int32, torch.float32))
-_launching = threading.Lock()  # two threads on one stream: both launches of a call before the next call's
-
-
 def share(with_stats: bool) -> int:
     """Threads that read a chunk together: the fewer, the less is shuffled, but statistics need registers.
 
@@ -67,13 +63,25 @@ def share(with_stats: bool) -> int:
 
 def first_constants(with_stats: bool) -> dict[str, Any]:
     """Compile-time constants of the first kernel."""
-    return dict(WITH_STATS=with_stats, THREADS=THREADS, SHARE=share(with_stats))
+    return dict(WITH_STATS=with_stats, CAPACITY=CAPACITY, THREADS=THREADS, SHARE=share(with_stats))
 
 
 def second_constants(with_stats: bool, chunks: int, dtype: torch.dtype) -> dict[str, Any]:
     """Compile-time constants of the second kernel."""
-    block = max(FINISHERS, 1 << (chunks - 1).bit_length())  # a chunk a thread at least: few kernels for all sizes
-    return dict(WITH_STATS=with_stats, BLOCK=block, CAPACITY=CAPACITY, SHIFT=SHIFT[dtype])
+    block = max(256, 1 << (chunks - 1).bit_length())  # few kernels for all sizes
+    return dict(WITH_STATS=with_stats, CAPACITY=CAPACITY, BLOCK=block, SHIFT=SHIFT[dtype])
+
+
+def chunks_of(vocab: int) -> int:
+    """Chunks of a row, the last of which may be short."""
+    return -(-vocab // CHUNK)
+
+
+def words(chunks: int, with_stats: bool) -> int:
+    """8-byte words of scratch memory a row (`rows.space_of`): 37 kB for 151,936 tokens, 7 more with statistics."""
+    whole = chunks + 3 * CAPACITY + BINS + PLACES
+    halves = 4 * CAPACITY + (7 if with_stats else 4) * chunks
+    return whole + -(-halves // 2)
 
 
 def programs(rows: int, chunks: int, tile: int, processors: int) -> int:
@@ -90,16 +98,11 @@ def _device(device: torch.device) -> tuple[int, int]:
     return properties.multi_processor_count, getattr(properties, "warp_size", 32)  # torch 2.4 does not say
 
 
-def scratch_words(chunks: int) -> int:
-    """float32 words of a row for the moments of its chunks, and after them for candidates of 8 bytes: 64 kB at most."""
-    return max(2 * CAPACITY, -(-3 * chunks // 2) * 2)
-
-
 def sample(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None) -> int | None:
     """Fill tokens [B] int64 and the tensors of `Stats`; None: how many rows are invalid only the device knows."""
     device = case.logits.device
     if device.type == "cuda":
-        with torch.cuda.device(device), _launching:
+        with torch.cuda.device(device):
             _launch(_edited(case), tokens, stats)
         return None
     _launch(_edited(case), tokens, stats)
@@ -120,50 +123,44 @@ def _edited(case: Case) -> Case:
 def _launch(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None) -> None:
     from . import kernels as kernels
 
-    logits = case.logits
-    vocab = logits.shape[1]
-    chunks = -(-vocab // CHUNK)
-    words = scratch_words(chunks)
-    need = case.rows * chunks
-    stream = torch.cuda.current_stream(logits.device).cuda_stream if logits.device.type == "cuda" else 0
-    tops, sums, listing, scratch = _workspaces.get(logits.device, stream, (need, need, need, case.rows * words))
-    row = (logits, logits.stride(0), logits.shape[0], vocab, chunks, case.indices)
-    temperature = _pair(case.temperature)
-    columns: tuple[Any, ...] = (None,) * 6 if stats is None else stats
-    processors, warp = _device(logits.device)
-    splits = programs(case.rows, chunks, THREADS // share(stats is not None), processors)
+    with_stats, chunks = stats is not None, chunks_of(case.logits.shape[1])
+    # Of this call alone: what outlives a call comes from a graph's own memory in a capture, and is lost with it.
+    memory = torch.empty(case.rows * words(chunks, with_stats), dtype=torch.int64, device=case.logits.device)
+    given = arguments(case, memory, with_stats)
+    processors, warp = _device(case.logits.device)
+    splits = programs(case.rows, chunks, THREADS // share(with_stats), processors)
     kernels.chunk_statistics[case.rows, splits](
-        *row,
-        *temperature,
-        tops,
-        sums,
-        scratch,
-        words,
-        **first_constants(stats is not None),
-        num_warps=THREADS // warp,
-        enable_fp_fusion=False,
+        *given, **first_constants(with_stats), num_warps=THREADS // warp, enable_fp_fusion=False
     )
     kernels.finish_rows[case.rows,](
-        *row,
-        *temperature,
-        *_pair(case.top_k),
-        *_pair(case.top_p),
-        *_pair(case.min_p),
-        *_pair(case.seed),
-        case.stream,
-        *_pair(case.position),
-        tops,
-        sums,
-        listing,
-        scratch,
-        words,
+        *given,
         tokens,
-        *columns,
-        **second_constants(stats is not None, chunks, logits.dtype),
+        *((None,) * 6 if stats is None else stats),
+        **second_constants(with_stats, chunks, case.logits.dtype),
         num_warps=FINISHERS // warp,
         enable_fp_fusion=False,
     )
 
 
-def _pair(value: float | Tensor) -> tuple[float, Tensor | None]:
-    return (0 if value.dtype != torch.float32 else 0.0, value) if isinstance(value, Tensor) else (value, None)
+def arguments(case: Case, memory: Tensor, with_stats: bool) -> tuple[Any, ...]:
+    """What both kernels are given first: in their order, and of the same types in every call.
+
+    Where a parameter is no column, some memory of the column's type stands in its place, and is not read.
+    """
+    logits, flags = case.logits, 0
+    blank = {torch.int64: memory, torch.float32: memory.view(torch.float32), torch.int32: memory.view(torch.int32)}
+    parameters: list[Any] = []
+    for i, name in enumerate(PARAMETERS):
+        value = getattr(case, name)
+        is_column = isinstance(value, Tensor)
+        flags |= is_column << i
+        if name not in ("indices", "stream"):
+            parameters.append(0 if is_column else value)
+        parameters.append(value if is_column else blank[TYPES[name]])
+    shape = (logits.stride(0), *logits.shape, flags)
+    return (logits, *shape, *parameters, memory, words(chunks_of(logits.shape[1]), with_stats))
+
+
+# In the order of the kernels' arguments and of the bits of `given` (kernels.py).
+PARAMETERS = ("indices", "temperature", "top_k", "top_p", "min_p", "seed", "stream", "position")
+TYPES = DTYPES | dict(indices=torch.int64, stream=torch.int64)

@@ -1,0 +1,107 @@
+"""The filters and the draw where few chunks can hold a kept token: a threshold on chunk maxima, and one gather of the
+tokens that reach it."""
+
+# mypy: ignore-errors
+# (the arguments of Triton's functions get their types from Triton)
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .arithmetic import LOWEST, chunk_scale, mass, mass_target, min_p_threshold
+from .candidates import (
+    count_candidates,
+    find_by_mass,
+    listed,
+    number_candidates,
+    place_candidates,
+    rank_candidates,
+    weigh,
+)
+from .rows import BINS, BY_COUNT, BY_MASS, PART
+
+MOST = tl.constexpr(256)  # chunks that a shortlist has at most
+MOST_COUNTED = tl.constexpr(384)  # of top_k: as many candidates and some more fit
+TRIES = tl.constexpr(5)
+COUNTED = tl.constexpr(1 << 40)  # one chunk in a bin
+
+
+@triton.jit
+def high_chunks(space, j, chunk_top, masses, low, high, by_count, goal):
+    """A value that the maxima of enough chunks reach, from a histogram of them. It decides nothing."""
+    per = tl.where(high > low, (1.0 / (high - low)) * BINS, 0.0)
+    part = tl.minimum(((high - chunk_top) * per).to(tl.int32), BINS - 1)
+    # Their number, and from the lowest bit on their mass in units of 2^12.
+    tl.atomic_add(space.bins + part, (masses >> 12) + COUNTED, mask=chunk_top >= low, sem="relaxed")
+    tl.debug_barrier()
+    bin = tl.arange(0, BINS)
+    held = tl.load(space.bins + bin)
+    held = tl.where(by_count, held >> 40, held & (COUNTED - 1))
+    through = tl.cumsum(held, 0)
+    enough = tl.where(by_count, goal, tl.maximum((goal.to(tl.float64) * (0.98 / 4096)).to(tl.int64), 1))
+    is_it = (through - held < enough) & ((enough <= through) | (bin == BINS - 1))
+    tl.store(space.found + PART + bin * 0, bin.to(tl.int64), mask=is_it)
+    tl.debug_barrier()
+    part = tl.load(space.found + PART)
+    return tl.where(part < BINS - 1, high - (part + 1).to(tl.float32) / per, low)
+
+
+@triton.jit
+def shortlist(
+    row, space, j, chunk_top, lowest, is_counted, k, p, m, BLOCK: tl.constexpr, CAPACITY: tl.constexpr
+):  # fmt: skip
+    """Gathers candidates, and finds the cut among them.
+
+    Returns how many there are, of which `found` at BY_MASS or BY_COUNT is the last one kept where `is_cut`; 0 where
+    the row is not of this kind.
+    """
+    is_massed = (is_counted == 0) & (p < 1)
+    sums = tl.load(space.sums + j, mask=(j < row.chunks) & is_massed, other=0)
+    masses = mass(sums, chunk_scale(chunk_top, row.top, row.c))
+    goal, from_ = k.to(tl.int64), row.top
+    if is_counted | is_massed:
+        if is_massed:
+            goal = mass_target(tl.sum(masses), p)
+        low = tl.where(is_counted, lowest, tl.maximum(lowest, row.top - 64.0 / row.c))
+        from_ = high_chunks(space, j, chunk_top, masses, low, row.top, is_counted, goal)
+    else:
+        from_ = row.top + (min_p_threshold(m) - 0.01) / row.c
+    n = tl.full((), 0, tl.int32)
+    tries = tl.where(is_counted & (k > MOST_COUNTED), TRIES, 0)
+    while tries < TRIES:
+        tries += 1
+        from_ = tl.where(from_ >= LOWEST, from_, LOWEST)
+        is_listed = chunk_top >= from_
+        n_listed = listed(space, j, is_listed, BLOCK)
+        if n_listed > MOST:
+            tries = TRIES
+        else:
+            count_candidates(row, space, n_listed, from_)
+            gathered, fullest = number_candidates(space, j, is_listed, BLOCK)
+            if gathered > CAPACITY:
+                tries = TRIES
+            elif (gathered >= k) | (is_counted == 0):
+                place_candidates(row, space, n_listed, from_, float("inf"))
+                weigh(row, space, gathered, fullest, False)
+                n = gathered
+                if is_counted | is_massed:
+                    rank_candidates(space, gathered, is_counted, goal)
+                    tl.debug_barrier()
+                    if is_counted & (p < 1):
+                        e = tl.load(space.found + BY_COUNT)
+                        goal = mass_target(tl.load(space.befores + e) + tl.load(space.adds + e), p)
+                        find_by_mass(space, gathered, goal)
+                        tl.debug_barrier()
+                    if is_massed:
+                        n = tl.where(tl.load(space.found + BY_MASS) < 0, 0, gathered)
+                elif (from_ > LOWEST) & ((from_ - row.top) * row.c >= min_p_threshold(m)):
+                    n = tl.full((), 0, tl.int32)  # tokens that are no candidates may be as near
+                    tries = TRIES
+            if n > 0:
+                tries = TRIES
+            else:
+                tries = tl.where(from_ > LOWEST, tries, TRIES)
+                from_ -= 1.5 / row.c
+                tl.debug_barrier()  # the lists may still be read
+    return n
