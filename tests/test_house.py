@@ -169,12 +169,12 @@ def test_the_searches_can_find_something():
 
 
 def test_backends_do_not_know_each_other():
-    """A backend imports the contract, files of its own, and the scratch memory that two share."""
+    """A backend imports the contract, files of its own, and the arguments and memory that two share."""
     for name, path in FILES.items():
         if name.startswith("sampling.backends."):
             own = ".".join(name.split(".")[:3])
             for other in imports_of(path)[0]:
-                is_shared = other.startswith((own, "sampling.backends.arguments"))
+                is_shared = other.startswith((own, "sampling.backends.arguments", "sampling.backends.workspace"))
                 assert is_shared or not other.startswith("sampling.backends."), (name, other)
 
 
