@@ -83,15 +83,15 @@ class Patcher {
 
   void forbid(int64_t j) {
     static const Nothing nothing;
-    bool is_whole = true, is_empty = true;
+    uint32_t in_all = ~0u, in_any = 0;
     for (int64_t i = 0; i < size(j); i += kWord) {
       const int64_t left = size(j) - i;
       const uint32_t word = allowed_word(allowed_, (j * kChunk + i) / kWord, vocab_);
-      is_whole = is_whole && word == (left >= kWord ? ~0u : (1u << left) - 1u);
-      is_empty = is_empty && word == 0;
+      in_any |= word;
+      in_all &= left >= kWord ? word : word | ~0u << left;
     }
-    if (is_whole) return;
-    if (is_empty) {
+    if (in_all == ~0u) return;
+    if (!in_any) {
       at_[j] = nothing.chunk;
       return;
     }
@@ -104,15 +104,18 @@ class Patcher {
     }
   }
 
-  // Of 32 logits, of which `left` are in the row, those whose bit is set; the rarer kind is gone through one by one.
+  // Of 32 logits, of which `left` are in the row, those whose bit is set.
   static void copy_word(Raw* to, const Raw* from, uint32_t word, int64_t left) {
-    if (__builtin_popcount(word) < kWord / 2) {
+    if (!word) {
       for (int k = 0; k < kWord; ++k) to[k] = kForbidden;
-      for (uint32_t bits = word; bits; bits &= bits - 1) to[__builtin_ctz(bits)] = from[__builtin_ctz(bits)];
-    } else {
-      memcpy(to, from, static_cast<size_t>(left < kWord ? left : kWord) * sizeof(Raw));
-      for (uint32_t bits = ~word; bits; bits &= bits - 1) to[__builtin_ctz(bits)] = kForbidden;
+      return;
     }
+    if (left >= kWord) {
+      memcpy(to, from, kWord * sizeof(Raw));
+    } else {
+      memcpy(to, from, static_cast<size_t>(left) * sizeof(Raw));
+    }
+    for (uint32_t bits = ~word; bits; bits &= bits - 1) to[__builtin_ctz(bits)] = kForbidden;
   }
 
   const Raw* x_;
