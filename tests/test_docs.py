@@ -168,6 +168,26 @@ def test_the_order_of_the_folders_is_that_of_the_code():
     assert [line.split() for line in order.splitlines()] == [floor.split() for floor in FLOORS]
 
 
+def test_the_figures_over_vllm():
+    """Those of docs/engines.md that have a line in bench/vllm.json: by the clock, by the processor, by the server."""
+    page = PAGES["docs/engines.md"].read_text()
+    half, large, votes = map(json.loads, (ROOT / "bench/vllm.json").read_text().splitlines())
+    for name, row in half["rows"].items():
+        assert f"{row['tokens_per_second']:.0f} ({row['tokens_per_processor_second']:.0f})" in page, name
+    theirs, ours, own = (
+        f"{large['rows'][name]['tokens_per_processor_second']:.0f}"
+        for name in ("vLLM, its own", "vLLM, our draw", "our engine")
+    )
+    told = f"it is {ours} tokens for a second of processor with our draw, {theirs} without, and {own} in this process"
+    assert told in " ".join(page.split())
+    full, early = votes["rows"]
+    for row in (full, early):
+        assert f"| {row['rule']} | {row['written']:,} |" in page
+        assert f"| {row['counted']:,} | {sum(row['right'])} " in page
+    assert f"| {early['written'] / full['written']:.0%} |".replace("%", " %") in page
+    assert f"wrote {early['written'] - early['received']} tokens that were no longer wanted" in page
+
+
 def test_no_environment_variable_is_read():
     """What is chosen, is chosen by an argument; an API key, which chooses nothing, is read in one place."""
     read = re.compile(r"\benviron(?:b|\.get|\[|$)|\bgetenv\b")
