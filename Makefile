@@ -170,18 +170,16 @@ attack: $(VENV)/.test ## Look for wrong tokens, lost samples and hangs for an ho
 
 # --- The GPU kernels ---------------------------------------------------------------------------------------------------
 
-# The committed tables are of what these Tritons compile. torch 2.11 asks for the older one.
+# The committed tables are of what this Triton compiles.
 COST_TRITON := 3.9.0
-OLD_TRITON := 3.6.0
 
 $(VENV)/cost-%/.made: | $(VENV)/.test
 	$(PIP) install --upgrade --no-deps --target $(VENV)/cost-$* triton==$*
 	touch $@
 
-cost: $(VENV)/cost-$(COST_TRITON)/.made $(VENV)/cost-$(OLD_TRITON)/.made ## Compile the GPU kernels and hold registers, loads and what is executed against the committed tables
+cost: $(VENV)/cost-$(COST_TRITON)/.made ## Compile the GPU kernels and hold registers, loads and what is executed against the committed tables
 	PYTHONPATH=$(abspath $(VENV))/cost-$(COST_TRITON) $(BIN)/python bench/kernel_cost.py --check
 	PYTHONPATH=$(abspath $(VENV))/cost-$(COST_TRITON) $(BIN)/python bench/executed.py --check
-	PYTHONPATH=$(abspath $(VENV))/cost-$(OLD_TRITON) $(BIN)/python bench/executed.py --check --backend triton
 
 proof: $(VENV)/.test ## Execute 20,000 draws and more of the GPU kernels' PTX on the CPU, none different
 	$(BIN)/python tests/sampling/gpu/proof.py

@@ -1,4 +1,4 @@
-"""One compiled Triton kernel for a type of logits, statistics or none, and a width: compiling takes seconds.
+"""One compiled Triton kernel for a type of logits, statistics or none, and a width: it takes up to half a minute.
 
 Counted by the keys under which Triton keeps what it has compiled, for arguments as `launch` hands them over.
 """

@@ -141,5 +141,10 @@ def narrowed(
     above, below = tl.maximum(k - 1, 0), tl.minimum(k, PARTS)
     a = tl.where(k > PARTS, low, border(window_high, window_low, below, is_linear, SHIFT))
     b = tl.where(k == 0, high, border(window_high, window_low, above, is_linear, SHIFT) - 1)
+    # What is known to be otherwise: floats do not see what the goal hangs on. Half of what is left, then. (Counts are
+    # exact: fewer than the goal are all that there are.)
+    middle = low + (high - low) // 2
+    a = tl.where((k == 0) & (window_high >= high), tl.minimum(middle + 1, high), a)
+    b = tl.where((k > PARTS) & (window_low <= low) & (by_count == 0), middle, b)
     a = tl.maximum(tl.minimum(a, high), low)
     return a, tl.maximum(tl.minimum(b, high), a)

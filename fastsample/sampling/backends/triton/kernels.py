@@ -5,8 +5,8 @@ tokens (12 more with statistics). The second reads those, and where a filter is 
 token, from cache: a few of them twice, or all of them two or three times where the row is flat.
 
 There is one compiled kernel for a type of logits, statistics or none, and a power of two of chunks. Nothing else may
-make a new one, which takes seconds: every argument has a type of its own, no value or alignment of one is looked at,
-and `given` says which columns are there.
+make a new one, which takes up to half a minute: every argument has a type of its own, no value or alignment of one is
+looked at, and `given` says which columns are there.
 """
 
 # mypy: ignore-errors
