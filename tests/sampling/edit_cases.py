@@ -106,7 +106,7 @@ def mask_of(kind: str, vocab: int, rng: np.random.Generator) -> torch.Tensor | N
     return torch.from_numpy(allowed)
 
 
-def random_edits(vocab: int, rows: int, rng: np.random.Generator) -> Edits:
+def random_edits(vocab: int, rows: int, rng: np.random.Generator, device: str = "cpu") -> Edits:
     """Rows with nothing, with a prompt alone, with both and biases; counts from 1 to many."""
     lists = lambda most: [rng.integers(vocab, size=rng.integers(most)) for _ in range(rows)]  # noqa: E731
     biases = [
@@ -114,15 +114,17 @@ def random_edits(vocab: int, rows: int, rng: np.random.Generator) -> Edits:
         for _ in range(rows)
     ]
     outputs = [np.repeat(o, rng.integers(1, 4, size=len(o))) for o in lists(30)]
+    column = lambda values: torch.tensor(rng.choice(values, rows), dtype=torch.float32, device=device)  # noqa: E731
     edits = Edits(
         prompts=lists(60),
         outputs=outputs,
-        repetition_penalty=torch.tensor(rng.choice([1.0, 1.1, 0.7, 3.0], rows), dtype=torch.float32),
-        frequency_penalty=torch.tensor(rng.choice([0.0, 0.3, -0.25], rows), dtype=torch.float32),
-        presence_penalty=torch.tensor(rng.choice([0.0, 0.4, -1.5], rows), dtype=torch.float32),
+        repetition_penalty=column([1.0, 1.1, 0.7, 3.0]),
+        frequency_penalty=column([0.0, 0.3, -0.25]),
+        presence_penalty=column([0.0, 0.4, -1.5]),
         logit_bias=biases,
+        device=device,
     )
-    edits.append(rng.integers(vocab, size=rows))
+    edits.append(torch.from_numpy(rng.integers(vocab, size=rows)).to(device))
     return edits
 
 

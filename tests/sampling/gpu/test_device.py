@@ -1,5 +1,6 @@
 """On a GPU: the same tokens as the CPU, under strides, captures, streams and many launches. Run by `make gpu`."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -7,6 +8,7 @@ import fastsample
 from fastsample.sampling.contract import Case
 from fastsample.sampling.dispatch import load_backend
 from sampling.cases import unchecked, vectors
+from sampling.edit_cases import mask_of, packed, random_edits
 from sampling.test_equality import mixed_batch
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA or ROCm device")]
@@ -50,6 +52,21 @@ def test_sanitized_mixed_batch(backend, dtype):
     assert torch.equal(found.kept.cpu(), stats.kept)
     for name in ("logprob", "raw_logprob", "entropy", "self_certainty"):
         torch.testing.assert_close(getattr(found, name).cpu(), getattr(stats, name), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_sanitized_edits(backend, dtype):
+    """Penalties and biases that are counted on the device, and bitmasks: the tokens of the CPU's own edits."""
+    x, parameters = mixed_batch(vocab=20_011, dtype=dtype)
+    here, there = (random_edits(20_011, 24, np.random.default_rng(1), device) for device in ("cpu", "cuda"))
+    allowed = packed([mask_of("most", 20_011, np.random.default_rng(2)) for _ in range(24)], 20_011)
+    for _ in range(40):  # past the room that the lists begin with
+        expected = fastsample.sample(x, **parameters, edits=here, allowed=allowed)
+        tokens = fastsample.sample(x.cuda(), **on_gpu(parameters), edits=there, allowed=allowed.cuda(), backend=backend)
+        assert torch.equal(tokens.cpu(), expected)
+        parameters["position"] = parameters["position"] + 1
+        here.append(expected)
+        there.append(tokens)
 
 
 @pytest.mark.parametrize("elements", [2**31, 2**32])
