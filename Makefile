@@ -132,8 +132,8 @@ $(LOWEST)/.lowest: pyproject.toml tools/lowest.py tools/requirements.py
 
 # The other programs ask for other versions of small packages than the lock has: only what meets a model is kept.
 engines: $(ENGINES)/.engines vllm ## Run the tests of what works with TRL, lm_eval, inspect-ai, Ray, xgrammar and vLLM, with these installed
-	$(ENGINES)/bin/python -m pytest tests/front_ends tests/examples tests/training tests/bench/test_benches.py \
-	    -k "front_ends or grpo or json_vote or notebook or trl" $(PYTEST_ARGS)
+	$(ENGINES)/bin/python -m pytest tests/front_ends tests/engines/test_grammar.py tests/examples tests/training tests/bench/test_benches.py \
+	    -k "front_ends or grpo or json_vote or xgrammar or notebook or trl" $(PYTEST_ARGS)
 
 $(ENGINES)/.engines: pyproject.toml $(CONSTRAINTS)
 	$(MAKE) VENV=$(ENGINES) $(ENGINES)/.test $(ENGINES)/.uv
