@@ -289,7 +289,7 @@ def test_the_tables_of_heads_and_closed_forms_are_what_was_stored():
 
 
 def test_what_is_said_of_learning_is_what_was_stored():
-    """The figures of test-time training and of one round of TOPS in docs/search.md, from their files in bench/."""
+    """The figures of test-time training in docs/search.md, from bench/test_time.json."""
     page = " ".join(PAGES["docs/search.md"].read_text().split())
     stored = json.loads((ROOT / "bench/test_time.json").read_text())
     plain, taught = stored["rows"].values()

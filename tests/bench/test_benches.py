@@ -263,8 +263,11 @@ def test_tops(tmp_path):
     options = ["--learn", 3, "--test", 2, "--samples", 2, "--epochs", 1, "--tokens", 24]
     found = json.loads(run("tops.py", "--out", tmp_path, *options, seconds=300).splitlines()[-1])
     assert [level["name"] for level in found["levels"]] == ["low", "medium", "high"]
-    assert (found["test"], found["rows"]["tokens"]["questions"], len(found["losses"])) == (2, 2, 1)
-    assert 1 <= found["lessons"] <= 3
+    assert found["lessons"] <= 3
+    if found["lessons"]:
+        assert (found["test"], found["rows"]["tokens"]["questions"], len(found["losses"])) == (2, 2, 1)
+    else:  # a small model may be right nowhere: then nothing is learnt, and that is told
+        assert (found["losses"], found["rows"]) == ([], {})
 
 
 @pytest.mark.slow
