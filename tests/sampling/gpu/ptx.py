@@ -98,27 +98,14 @@ def loaded(ptx: str):
 
 
 def _without_ldmatrix(found: re.Match) -> str:
-    """The emulator has no ldmatrix: lane t gets word t % 4 of row t / 4, whose address lane t / 4 + 8 m holds; and
-    where it transposes, the halves t / 4 of rows 2 (t % 4) and the one behind."""
-    pattern = r"ldmatrix\.sync\.aligned\.m8n8\.x\d(\.trans)?\.shared\.b16 \{(.*)\}, \[([^+\]]*)(\+\d+)?\];"
-    inside = re.fullmatch(pattern, found[0])
+    """The emulator has no ldmatrix: lane t gets word t % 4 of row t / 4, whose address lane t / 4 + 8 m holds."""
+    inside = re.fullmatch(r"ldmatrix\.sync\.aligned\.m8n8\.x\d\.shared\.b16 \{(.*)\}, \[([^+\]]*)(\+\d+)?\];", found[0])
     assert inside is not None, found[0]
-    trans, registers, address, offset = inside[1], inside[2], inside[3], inside[4] or ""
-    across, down = ("%mx1", "%mx0") if trans is None else ("%mx0", "%mx1")  # t % 4, t / 4
-    lines = ["{ .reg .b32 %mx<6>;", "mov.u32 %mx0, %tid.x;", "and.b32 %mx1, %mx0, 3;", "shr.u32 %mx0, %mx0, 2;"]
-    lines += ["and.b32 %mx0, %mx0, 7;", f"mov.b32 %mx3, {address};"]
-    lines += [f"shl.b32 {across}, {across}, {2 if trans is None else 1};"]
-    lines += [] if trans is None else [f"shl.b32 {down}, {down}, 1;"]
-    for register in registers.split(","):
-        lines += [f"shfl.sync.idx.b32 %mx2, %mx3, {down}, 31, -1;", f"add.s32 %mx2, %mx2, {across};"]
-        if trans is None:
-            lines += [f"ld.shared.b32 {register.strip()}, [%mx2{offset}];"]
-        else:
-            lines += [f"add.s32 %mx5, {down}, 1;", "shfl.sync.idx.b32 %mx4, %mx3, %mx5, 31, -1;"]
-            lines += [f"add.s32 %mx4, %mx4, {across};", f"ld.shared.u16 %mx2, [%mx2{offset}];"]
-            lines += [f"ld.shared.u16 %mx4, [%mx4{offset}];", "shl.b32 %mx4, %mx4, 16;"]
-            lines += [f"or.b32 {register.strip()}, %mx2, %mx4;"]
-        lines += [f"add.s32 {down}, {down}, 8;"]
+    lines = ["{ .reg .b32 %mx<4>;", "mov.u32 %mx0, %tid.x;", "and.b32 %mx1, %mx0, 3;", "shl.b32 %mx1, %mx1, 2;"]
+    lines += ["shr.u32 %mx0, %mx0, 2;", "and.b32 %mx0, %mx0, 7;", f"mov.b32 %mx3, {inside[2]};"]
+    for register in inside[1].split(","):
+        lines += ["shfl.sync.idx.b32 %mx2, %mx3, %mx0, 31, -1;", "add.s32 %mx2, %mx2, %mx1;"]
+        lines += [f"ld.shared.b32 {register.strip()}, [%mx2{inside[3] or ''}];", "add.s32 %mx0, %mx0, 8;"]
     return "\n".join([*lines, "}"])
 
 
