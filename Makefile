@@ -13,7 +13,7 @@ TORCH ?= torch==2.13.0
 CONSTRAINTS ?= constraints.txt
 QUESTION ?= A farmer has 12 cows and buys 8 more. How many cows does he have in total?
 # The embedded model is small: it is right more often when it is cool and asked for a number.
-DEMO := --temperatures 0,0.3,0.6,0.9 --top-p 0.9 --max-new-tokens 100 --prompt-template "{question} Answer with one number."
+DEMO := --waves --temperatures 0,0.3,0.6,0.9 --top-p 0.9 --max-new-tokens 100 --prompt-template "{question} Answer with one number."
 # Two processes, a file of tests at a time: `make test PARALLEL=` for one.
 PARALLEL ?= -n 2 --dist loadfile
 PYTEST_ARGS ?=

@@ -49,6 +49,16 @@ def test_snippets_run_with_the_embedded_model(embedded, monkeypatch):
     assert session["result"].answer in session["result"].votes["0"]
 
 
+@pytest.mark.slow
+@pytest.mark.model
+def test_the_early_exit_saves(embedded):
+    """The command that tells what it saved, by its own defaults: three votes ahead, and at most half spent."""
+    (question,) = re.findall(r'^fastsample solve "([^"]+)" --waves', README, re.M)
+    result = fastsample.solve(*embedded, question, together=False)
+    assert (result.rule, result.status) == ("ahead", "easy")  # its k is 3
+    assert result.tokens <= result.budget_tokens / 2
+
+
 def test_it_can_be_read_at_one_go():
     """Longer, and something belongs into docs/."""
     assert len(README.splitlines()) <= 190
