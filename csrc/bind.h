@@ -58,9 +58,15 @@ void visit_stats(Stats& stats, Visitor& visit) {
   visit("status", stats.status);
 }
 
+// Functions that let go of the GIL take py::handle, which holds no reference: see without_gil.
+inline py::tuple tuple_of(py::handle given) {
+  if (!py::isinstance<py::tuple>(given)) throw py::type_error("arguments must be tuples of numbers");
+  return py::reinterpret_borrow<py::tuple>(given);
+}
+
 class Reader {
  public:
-  explicit Reader(const py::tuple& items) : items_(items) {}
+  explicit Reader(py::handle items) : items_(tuple_of(items)) {}
 
   void operator()(const char*, int64_t& number) { number = next<int64_t>(); }
   void operator()(const char*, Dtype& dtype) { dtype = static_cast<Dtype>(next<int>()); }
@@ -93,7 +99,7 @@ class Reader {
   }
 
  private:
-  const py::tuple& items_;
+  const py::tuple items_;
   size_t at_ = 0;
 };
 
@@ -105,7 +111,7 @@ struct Namer {
   }
 };
 
-inline Call read_call(const py::tuple& arguments) {
+inline Call read_call(py::handle arguments) {
   Call call = {};
   Reader read(arguments);
   visit_arguments(call, read);
@@ -119,9 +125,9 @@ inline Call read_call(const py::tuple& arguments) {
 }
 
 // An empty tuple where nothing is done to the logits.
-inline Edits read_edits(const py::tuple& numbers) {
+inline Edits read_edits(py::handle numbers) {
   Edits edits = {};
-  if (numbers.empty()) return edits;
+  if (tuple_of(numbers).empty()) return edits;
   Reader read(numbers);
   visit_edits(edits, read);
   read.finish();
@@ -129,7 +135,7 @@ inline Edits read_edits(const py::tuple& numbers) {
   return edits;
 }
 
-inline Stats read_stats(const py::tuple& addresses) {
+inline Stats read_stats(py::handle addresses) {
   Stats stats = {};
   Reader read(addresses);
   visit_stats(stats, read);
@@ -138,7 +144,8 @@ inline Stats read_stats(const py::tuple& addresses) {
 }
 
 // What `work` returns, done without the GIL. Not py::gil_scoped_release: where the interpreter is ending, taking the
-// GIL again ends the thread by unwinding it, and out of a destructor that would end the process.
+// GIL again ends the thread by unwinding it, and out of a destructor that would end the process. What is unwound must
+// hold no Python object either: its count would be changed without the GIL.
 template <class Work>
 auto without_gil(const Work& work) {
   PyThreadState* const state = PyEval_SaveThread();

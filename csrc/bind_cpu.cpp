@@ -22,20 +22,19 @@ const char* const COMPILER = "gcc " __VERSION__;
 const char* const COMPILER = "unknown";
 #endif
 
-int64_t draw(const Call& call, int threads, const py::tuple& numbers) {
+int64_t draw(const Call& call, int threads, py::handle numbers) {
   const Edits edits = read_edits(numbers);
   return without_gil([&] { return sample_rows(call, threads, edits); });
 }
 
-int64_t sample(const py::tuple& arguments, uintptr_t tokens, const py::tuple& stats, int threads,
-               const py::tuple& edits) {
+int64_t sample(py::handle arguments, uintptr_t tokens, py::handle stats, int threads, py::handle edits) {
   Call call = read_call(arguments);
   call.tokens = reinterpret_cast<int64_t*>(tokens);
   call.stats = read_stats(stats);
   return draw(call, threads, edits);
 }
 
-int64_t distribution(const py::tuple& arguments, uintptr_t probabilities, int threads, const py::tuple& edits) {
+int64_t distribution(py::handle arguments, uintptr_t probabilities, int threads, py::handle edits) {
   Call call = read_call(arguments);
   call.probabilities = reinterpret_cast<float*>(probabilities);
   return draw(call, threads, edits);

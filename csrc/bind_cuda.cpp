@@ -6,21 +6,24 @@ using namespace fastsample;
 
 namespace {
 
-int sample(const py::tuple& arguments, uintptr_t tokens, const py::tuple& stats, const py::tuple& space,
-           uintptr_t stream) {
-  Call call = read_call(arguments);
-  call.tokens = reinterpret_cast<int64_t*>(tokens);
-  call.stats = read_stats(stats);
+cuda::Workspace read_workspace(py::handle space, const Call& call) {
   Reader read(space);
   void* const memory = read.pointer<void>();
   const int splits = read.next<int>();
   read.finish();
   if (splits < 1) throw py::value_error("a row needs a block");
-  const cuda::Workspace work = cuda::workspace_at(memory, call.rows, call.vocab, splits);
+  return cuda::workspace_at(memory, call.rows, call.vocab, splits);
+}
+
+int sample(py::handle arguments, uintptr_t tokens, py::handle stats, py::handle space, uintptr_t stream) {
+  Call call = read_call(arguments);
+  call.tokens = reinterpret_cast<int64_t*>(tokens);
+  call.stats = read_stats(stats);
+  const cuda::Workspace work = read_workspace(space, call);
   return without_gil([&] { return cuda::sample(call, work, reinterpret_cast<void*>(stream)); });
 }
 
-int edit(const py::tuple& arguments, const py::tuple& numbers, uintptr_t rows, int64_t stride, uintptr_t stream) {
+int edit(py::handle arguments, py::handle numbers, uintptr_t rows, int64_t stride, uintptr_t stream) {
   const Call call = read_call(arguments);
   const Edits edits = read_edits(numbers);
   if (rows % 16 || stride < call.vocab || stride % 8) throw py::value_error("an edited row must start at 16 bytes");

@@ -77,14 +77,14 @@ from fastsample.sampling.backends.arguments import addresses, arguments
 from fastsample.sampling.contract import Case
 logits = torch.randn(8, 50_000)
 case = arguments(Case.of(logits, 1.0, 0, 0.9, 0.0, 3, None, 0, None))
-tokens, none = torch.zeros(8, dtype=torch.int64).data_ptr(), addresses(None)
 
-def draw():
+def draw(logits, tokens):  # which live as long as the thread's frame does: for ever
     while True:
-        _cpu.sample(case, tokens, none, 2, ())
+        _cpu.sample(case, tokens.data_ptr(), addresses(None), 2, ())
 
 for _ in range(3):
-    threading.Thread(target=draw, daemon=True).start()
+    threading.Thread(target=draw, args=(logits, torch.zeros(8, dtype=torch.int64)), daemon=True).start()
+del logits
 time.sleep(0.1)
 """
 
