@@ -42,7 +42,7 @@ def plots(page: Report) -> list[tuple[str, str, str]]:
 def _svg(draw: Callable[[Any, Any, Report, bool], None], page: Report, size: tuple[float, float]) -> str:
     import matplotlib.pyplot as plt
 
-    style = {
+    style: dict[Any, object] = {  # the names are literals in the types of matplotlib 3.11, and not before
         # Salted ids would make every page of the same run differ; dates likewise. Two plots must not share an id.
         "svg.hashsalt": f"fastsample {page.folder} {draw.__name__} {size}",
         "svg.fonttype": "none",

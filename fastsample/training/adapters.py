@@ -39,19 +39,17 @@ class Tuning:
     """
 
     rank: int = 8
-    alpha: float = 16.0
+    alpha: int = 16
     rate: float = 3e-4
     steps: int = 20
     batch: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
-        at_least(1, rank=self.rank, batch=self.batch)
+        at_least(1, rank=self.rank, alpha=self.alpha, batch=self.batch)
         at_least(0, steps=self.steps, seed=self.seed)
-        for name in ("alpha", "rate"):
-            value = getattr(self, name)
-            if not 0 < value < float("inf"):
-                raise ValueError(f"{name} must be a finite number above 0, got {value}; {getattr(Tuning, name):g}")
+        if not 0 < self.rate < float("inf"):
+            raise ValueError(f"rate must be a finite number above 0, got {self.rate}; use {Tuning.rate:g}")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from fastsample.sampling.api import empty_stats
 from fastsample.sampling.contract import Case, Stats
 from sampling.cases import ROWS, row, run
+from sampling.edit_cases import mask_of, packed, random_edits
 from sampling.test_equality import PARAMETERS
 
 OFF = dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)  # no filter
@@ -72,3 +74,15 @@ def differs(d: Draws, tokens: torch.Tensor, stats: Stats | None) -> bool:
     kept = d.kept if stats is None else stats.kept.tolist()
     wanted = [k if k >= 0 else found for k, found in zip(d.kept, kept)]  # -1: the vectors do not say
     return tokens.tolist() != d.tokens or kept != wanted
+
+
+def edited_cases(dtype: torch.dtype, indices=(2, 0, 1, 0)) -> Iterator[Case]:
+    """Cases with edits, with a bitmask and with both, over several vocabularies; indices: of three rows, or None."""
+    rng = np.random.default_rng(4)
+    rows = 3 if indices is None else len(indices)
+    for vocab in (1, 70, 2049, 5000):
+        x = torch.stack([row(kind, vocab, rng) for kind in ("normal", "masked", "few values")]).to(dtype)
+        edits = random_edits(vocab, rows, rng)
+        allowed = packed([mask_of(kind, vocab, rng) for kind in ("all", "few", "most", "halves")[:rows]], vocab)
+        for both in ((edits, None), (None, allowed), (edits, allowed)):
+            yield Case.of(x, 0.8, 0, 0.9, 0.0, 7, None, 0, None if indices is None else torch.tensor(indices), *both)

@@ -52,6 +52,8 @@ STATS = dict(logprob="*fp32", raw_logprob="*fp32", entropy="*fp32", self_certain
 TYPES = {  # of the arguments that say nothing about theirs
     **{f"{name}_rows": f"*{POINTED[dtype]}" for name, dtype in backend.TYPES.items()},
     **dict(indices="*i64", memory="*i64", tokens="*i64"),
+    **dict(allowed="*i32", ids="*i32", counts="*i32", biases="*fp32"),
+    **dict(repetition="*fp32", frequency="*fp32", presence="*fp32"),
     **STATS,
 }
 
@@ -71,7 +73,7 @@ def compile_for(target, fn, dtype: torch.dtype, threads: int, **constants: Any):
             signature[name] = "constexpr"
             fixed.setdefault(name, None)
             continue
-        signature[name] = POINTERS[dtype] if name == "logits" else parameter.annotation_type or TYPES[name]
+        signature[name] = POINTERS[dtype] if name in ("logits", "copies") else parameter.annotation_type or TYPES[name]
         passed.append(name)
     source = ASTSource(fn=fn, signature=signature, constexprs=fixed, attrs={})
     options = dict(num_warps=threads // target.warp_size, enable_fp_fusion=False)
@@ -93,6 +95,9 @@ def loaded(ptx: str):
     # A maximum of three that passes a NaN on (sm_100 and newer) is one of two and then one of two: PTX says so, while
     # the emulator takes it for the kind that drops NaNs.
     ptx = re.sub(r"(max\.NaN\.f32) *\t*([^,;]+), ([^,;]+), ([^,;]+), ([^,;]+);", r"\1 \2, \3, \4; \1 \2, \2, \5;", ptx)
+    # A sum of a float32 and a 16-bit number (sm_120) is one after a conversion, which is exact.
+    mixed = r"add\.rn\.f32\.(b?f16) *\t*([^,;]+), ([^,;]+), ([^,;]+);"
+    ptx = re.sub(mixed, r"{ .reg .f32 %mixed; cvt.f32.\1 %mixed, \3; add.rn.f32 \2, %mixed, \4; }", ptx)
     ptx = re.sub(r"griddepcontrol\.\w+;", "", ptx)  # of dependent launches: one launch at a time has none
     return emulator().Module(ptx)
 
@@ -187,3 +192,19 @@ def launches(case: Case, tokens, stats: Stats | None, arch=90, seed=1, races=Tru
 def sample(case: Case, tokens, stats: Stats | None, arch=90, **how) -> list[str]:
     """Every unexplained finding of both launches."""
     return unexplained(*launches(case, tokens, stats, arch, **how))
+
+
+def edit(case: Case, rows: torch.Tensor, arch=90, seed=1) -> list[str]:
+    """The launches that write a case's edited rows into `rows`, on the emulator: what it found."""
+    from fastsample.sampling.backends.triton import edits
+
+    of_copies, of_entries = edits.arguments(case, rows)
+    todo = [(edits.copy_rows, of_copies, dict(BLOCK=edits.BLOCK), (case.rows, -(-rows.shape[1] // edits.BLOCK)))]
+    if of_entries:
+        todo.append((edits.edit_entries, of_entries, dict(ENTRIES=edits.ENTRIES), (case.rows,)))
+    found = []
+    for fn, arguments, constants, grid in todo:
+        kernel = compile_kernel(fn, arch, case.logits.dtype, edits.THREADS, **constants)
+        values = dict(zip([parameter.name for parameter in fn.params], arguments))
+        found += launch(kernel, grid, values | dict(logits=emulator().Const(case.logits)), seed, True).findings
+    return found

@@ -3,14 +3,11 @@
 import re
 import shutil
 
-import numpy as np
 import pytest
 import torch
 
-from fastsample.sampling.contract import Case, row_status
+from fastsample.sampling.contract import row_status
 from fastsample.sampling.edits import edited
-from sampling.cases import row
-from sampling.edit_cases import mask_of, packed, random_edits
 
 from . import cuda_ptx, draws, ptx
 
@@ -62,17 +59,11 @@ def test_the_row_is_read_once(dtype):
 @pytest.mark.parametrize("arch", ["80", "90", "120"])
 def test_edited_rows(arch, dtype):
     """Penalties, biases and bitmasks in the compiled code: every value as defined, no race, no foreign memory."""
-    rng = np.random.default_rng(4)
-    for vocab in (1, 70, 2049, 5000):
-        x = torch.stack([row(kind, vocab, rng) for kind in ("normal", "masked", "few values")]).to(dtype)
-        indices = torch.tensor([2, 0, 1, 0])
-        edits = random_edits(vocab, 4, rng).columns
-        allowed = packed([mask_of(kind, vocab, rng) for kind in ("all", "few", "most", "halves")], vocab)
-        for both in ((edits, None), (None, allowed), (edits, allowed)):
-            case = Case.of(x, 0.8, 0, 0.9, 0.0, 7, None, 0, indices)._replace(edits=both[0], allowed=both[1])
-            rows = torch.zeros(4, -(-vocab // 8) * 8, dtype=dtype)[:, :vocab]
-            assert not cuda_ptx.edit(case, rows, arch)
-            assert torch.equal(rows, edited(x[indices], *both)), (vocab, dtype)
+    for case in draws.edited_cases(dtype):
+        vocab = case.logits.shape[1]
+        rows = torch.zeros(4, -(-vocab // 8) * 8, dtype=dtype)[:, :vocab]
+        assert not cuda_ptx.edit(case, rows, arch)
+        assert torch.equal(rows, edited(case.logits[case.indices], case.edits, case.allowed)), (vocab, dtype)
 
 
 MEMORY = r"\b(ld|st|atom|red)(\.volatile|\.relaxed|\.acquire)?(\.global|\.[usbf]\d|\.v\d)"

@@ -8,6 +8,7 @@ import torch
 
 from fastsample.sampling.backends.triton import launch as backend
 from fastsample.sampling.dispatch import load_backend
+from fastsample.sampling.edits import edited
 from sampling.cases import unchecked, vectors
 
 from . import cuda_ptx, draws, ptx
@@ -92,6 +93,18 @@ def test_triton_half_precision():
         findings = ptx.sample(d.case, tokens, None)
         assert not draws.differs(d, tokens, None), (d.name, tokens, d.tokens)
         assert not findings, (d.name, findings)
+
+
+@needs_triton
+@pytest.mark.parametrize("arch", ptx.ARCHITECTURES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_triton_edits(dtype, arch):
+    """Penalties, biases and bitmasks in the compiled code: every value as defined, and no finding."""
+    for case in draws.edited_cases(dtype):
+        vocab = case.logits.shape[1]
+        rows = torch.zeros(4, -(-vocab // 8) * 8, dtype=dtype)[:, :vocab]
+        assert not ptx.edit(case, rows, arch)
+        assert torch.equal(rows, edited(case.logits[case.indices], case.edits, case.allowed)), (vocab, dtype)
 
 
 @needs_triton

@@ -10,7 +10,10 @@ import torch
 
 from fastsample.sampling.api import empty_stats
 from fastsample.sampling.backends.triton import launch as backend
+from fastsample.sampling.backends.workspace import room_for_edited
 from fastsample.sampling.contract import Case
+
+from . import draws
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 
@@ -98,6 +101,21 @@ def test_what_makes_another_kernel(monkeypatch):
     (first, of_first), (second, of_second) = recorded(monkeypatch, todo)
     assert len(keys(first, of_first)) == len(types) * 2
     assert len(keys(second, of_second)) == len(kinds)
+
+
+def test_edits_are_two_kernels_for_a_type(monkeypatch):
+    """Whether there are penalties, a bitmask, both, or an index of rows; at any address and of any width."""
+    from fastsample.sampling.backends.triton import edits
+
+    copies, entries = Recorder(), Recorder()
+    with monkeypatch.context() as patch:
+        patch.setattr(edits, "copy_rows", copies)
+        patch.setattr(edits, "edit_entries", entries)
+        for case in (*draws.edited_cases(torch.float32), *draws.edited_cases(torch.float32, indices=None)):
+            edits.edit(case, room_for_edited(case), 32)
+    for fn, launches in ((edits.copy_rows, copies.launches), (edits.edit_entries, entries.launches)):
+        assert len(launches) >= 16
+        assert len(keys(fn, launches)) == 1, fn
 
 
 def test_the_count_can_fail(monkeypatch):

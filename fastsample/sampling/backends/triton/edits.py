@@ -9,25 +9,28 @@ logits read and written, V / 8 bytes of the bitmask, and 12 bytes an entry. The 
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 
 from ...contract import Case
-from .kernels import row_start
+from .rows import row_start
 
 BLOCK = 2048  # tokens of a program that copies
 ENTRIES = 256  # at once, of a program that edits
 THREADS = 128
+INDICES, ALLOWED = tl.constexpr(1), tl.constexpr(2)  # bits of `given`: what the call has; the kernels are the same
+UNSPECIALISED = dict(
+    do_not_specialize=["stride", "count", "vocab", "given", "allowed_stride", "copy_stride", "entries"],
+    do_not_specialize_on_alignment=["logits", "indices", "allowed", "ids", "counts", "biases"],
+)
 
 
 @triton.jit
-def is_allowed(allowed, i, mask):
-    """Whether tokens i of a row are allowed; without a bitmask all are."""
-    if allowed is None:
-        return mask
-    else:  # noqa: RET505 (Triton compiles one branch or the other)
-        word = tl.load(allowed + i // 32, mask=mask, other=0)
-        return ((word >> (i % 32)) & 1) != 0
+def is_allowed(allowed, i, mask, given):
+    """Which of the tokens i, where `mask`, a row allows; without a bitmask it allows all."""
+    word = tl.load(allowed + i // 32, mask=mask & ((given & ALLOWED) > 0), other=-1)
+    return mask & (((word >> (i % 32)) & 1) != 0)
 
 
 @triton.jit
@@ -41,46 +44,31 @@ def narrow(x, TYPE: tl.constexpr):
         return x.to(TYPE)
 
 
-@triton.jit(do_not_specialize=["count", "vocab", "copy_stride", "allowed_stride"])
-def copy_rows(logits, stride, count, vocab, indices, allowed, allowed_stride, copies, copy_stride, BLOCK: tl.constexpr):
+@triton.jit(**UNSPECIALISED)
+def copy_rows(
+    logits, stride: tl.int64, count: tl.int32, vocab: tl.int32, given: tl.int32, indices, allowed,
+    allowed_stride: tl.int64, copies, copy_stride: tl.int64, BLOCK: tl.constexpr
+):  # fmt: skip
     """Tokens `BLOCK * program_id(1)` and on of row `program_id(0)`."""
     b = tl.program_id(0)
-    start, is_row = row_start(logits, stride, count, indices, b)
+    start, is_row = row_start(logits, stride, count, indices, b, (given & INDICES) > 0)
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    is_token = i < vocab
-    if allowed is not None:
-        allowed += b.to(tl.int64) * allowed_stride
-    kept = is_allowed(allowed, i, is_token) & is_row
-    x = tl.load(start + i, mask=is_token & kept, other=float("-inf"))
-    tl.store(copies + b.to(tl.int64) * copy_stride + i, x, mask=is_token)
+    kept = is_allowed(allowed + b.to(tl.int64) * allowed_stride, i, (i < vocab) & is_row, given)
+    x = tl.load(start + i, mask=kept, other=float("-inf"))
+    tl.store(copies + b.to(tl.int64) * copy_stride + i, x, mask=i < vocab)
 
 
-@triton.jit(do_not_specialize=["count", "vocab", "copy_stride", "allowed_stride", "entries"])
+@triton.jit(**UNSPECIALISED)
 def edit_entries(
-    logits,
-    stride,
-    count,
-    vocab,
-    indices,
-    allowed,
-    allowed_stride,
-    copies,
-    copy_stride,
-    entries,
-    ids,
-    counts,
-    biases,
-    repetition,
-    frequency,
-    presence,
-    ENTRIES: tl.constexpr,
-):
+    logits, stride: tl.int64, count: tl.int32, vocab: tl.int32, given: tl.int32, indices, allowed,
+    allowed_stride: tl.int64, copies, copy_stride: tl.int64,
+    entries: tl.int32, ids, counts, biases, repetition, frequency, presence, ENTRIES: tl.constexpr
+):  # fmt: skip
     """All entries of row `program_id(0)`."""
     b = tl.program_id(0)
-    start, is_row = row_start(logits, stride, count, indices, b)
+    start, is_row = row_start(logits, stride, count, indices, b, (given & INDICES) > 0)
     copies += b.to(tl.int64) * copy_stride
-    if allowed is not None:
-        allowed += b.to(tl.int64) * allowed_stride
+    allowed += b.to(tl.int64) * allowed_stride
     r, f, p = tl.load(repetition + b), tl.load(frequency + b), tl.load(presence + b)
     for first in range(0, entries, ENTRIES):
         place = first + tl.arange(0, ENTRIES)
@@ -88,7 +76,7 @@ def edit_entries(
         place += b.to(tl.int64) * entries
         i = tl.load(ids + place, mask=is_entry, other=-1)
         is_entry = is_entry & (i >= 0) & (i < vocab)
-        is_entry = is_allowed(allowed, i, is_entry) & is_entry
+        is_entry = is_allowed(allowed, i, is_entry, given)
         n = tl.load(counts + place, mask=is_entry, other=0)
         x = tl.load(start + i, mask=is_entry, other=0.0).to(tl.float32)
         x = x + tl.load(biases + place, mask=is_entry, other=0.0)
@@ -98,13 +86,22 @@ def edit_entries(
         tl.store(copies + i, narrow(x, logits.dtype.element_ty), mask=is_entry)
 
 
+def arguments(case: Case, rows) -> tuple[tuple, tuple]:
+    """What `copy_rows` and `edit_entries` are given, in their order, and of the same types in every call."""
+    logits, edits = case.logits, case.edits
+    blank = logits.new_empty(1, dtype=torch.int64)  # in the place of what is not given; it is not read
+    indices = blank if case.indices is None else case.indices
+    allowed = blank.view(torch.int32) if case.allowed is None else case.allowed
+    given = (case.indices is not None) * INDICES.value | (case.allowed is not None) * ALLOWED.value
+    shape = (logits.stride(0), *logits.shape, given)
+    source = (logits, *shape, indices, allowed, allowed.stride(0), rows, rows.stride(0))
+    return source, () if edits is None else (*source, edits.ids.shape[1], *edits)
+
+
 def edit(case: Case, rows, warp: int) -> None:
     """Write the edited rows of a case. rows: [B, V] of the logits' dtype; warp: threads of one on the device"""
-    logits, allowed, edits = case.logits, case.allowed, case.edits
-    count, vocab = logits.shape
-    bits = (None, 0) if allowed is None else (allowed, allowed.stride(0))
-    source = (logits, logits.stride(0), count, vocab, case.indices, *bits, rows, rows.stride(0))
+    source, entries = arguments(case, rows)
     settings = dict(num_warps=THREADS // warp, enable_fp_fusion=False)
-    copy_rows[case.rows, triton.cdiv(vocab, BLOCK)](*source, BLOCK=BLOCK, **settings)
-    if edits is not None and edits.ids.shape[1]:
-        edit_entries[case.rows,](*source, edits.ids.shape[1], *edits, ENTRIES=ENTRIES, **settings)
+    copy_rows[case.rows, triton.cdiv(rows.shape[1], BLOCK)](*source, BLOCK=BLOCK, **settings)
+    if entries:
+        edit_entries[case.rows,](*entries, ENTRIES=ENTRIES, **settings)
