@@ -96,6 +96,14 @@ TopK = Annotated[int, _panel("Sampling", "Keep the k most likely tokens; 0 keeps
 MinP = Annotated[
     float, _panel("Sampling", "Drop tokens below this share of the likeliest one's probability.", "--min-p")
 ]
+RepetitionPenalty = Annotated[
+    float,
+    _panel("Sampling", "Above 1: tokens of question and sample become less likely; 1: off.", "--repetition-penalty"),
+]
+FrequencyPenalty = Annotated[
+    float, _panel("Sampling", "Taken off a token's logit each time that it was written.", "--frequency-penalty")
+]
+PresencePenalty = Annotated[float, _panel("Sampling", "Taken off once, if a token was written.", "--presence-penalty")]
 MaxNewTokens = Annotated[int, _panel("Sampling", "A sample ends there if it does not end before.", "--max-new-tokens")]
 Seed = Annotated[int, _panel("Sampling", "The same seed gives the same samples.", "--seed")]
 _RULES = "When a vote ends: majority (the whole budget), beta, ahead:k=4, two-stage, ..."
@@ -151,6 +159,9 @@ def settings_of(
     top_k: int,
     top_p: float,
     min_p: float,
+    repetition_penalty: float,
+    frequency_penalty: float,
+    presence_penalty: float,
     max_new_tokens: int,
     seed: int,
     stop: list[str] | None,
@@ -166,6 +177,7 @@ def settings_of(
     is_local: whether this machine writes; an engine over servers looks at its requests without torch
     """
     from ..engines.base import Request
+    from ..engines.penalties import Penalties
     from ..strategies.plan import temperatures_of
     from ..strategies.prompts import STEP_BY_STEP
     from ..strategies.question import Settings, is_auto
@@ -177,6 +189,7 @@ def settings_of(
         top_k=top_k,
         top_p=top_p,
         min_p=min_p,
+        penalties=Penalties(repetition_penalty, frequency_penalty, presence_penalty),
         max_new_tokens=max_new_tokens,
         seed=seed,
         stop=tuple(stop or ()),

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from ..answers.extractors import Extractor, extractor_of
 from ..engines.base import Engine, ParkingEngine, is_parking
+from ..engines.penalties import Penalties
 from ..scoring.base import Scorer
 from ..scoring.verifiers import scorer_of
 from ..strategies.base import MakeStrategy, Method
@@ -42,6 +43,10 @@ def solve(
     top_k: int = 0,
     top_p: float = 1.0,
     min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    frequency_penalty: float = 0.0,
+    presence_penalty: float = 0.0,
+    logit_bias: Mapping[int, float] | None = None,
     max_new_tokens: int = 256,
     seed: int = 0,
     slots: int = 64,
@@ -70,6 +75,7 @@ def solve(
                   "majority" where a scorer chooses
     extractor:    text -> answer or None (never votes), or the name of one; equal answers are merged
     history:      a chat before the question, {"role": ..., "content": ...} each: part of the one stored prompt
+    repetition_penalty, frequency_penalty, presence_penalty, logit_bias: as in `Edits`; a sample counts its own tokens
     slots:        the largest number of samples written at once
     together:     start the whole budget at once (least waiting); False starts what the rule may need (fewest tokens)
     cut_votes:    let samples vote that were cut by max_new_tokens
@@ -85,6 +91,7 @@ def solve(
     returns: a `Result` (`Found` of a method); the same settings and seed give the same one, whatever the batch
     raises: ValueError for settings or a question that cannot be served, with the remedy; what a callable raises
     """
+    biases: Any = logit_bias  # made pairs there
     settings = Settings(
         temperatures=temperatures,  # type: ignore[arg-type]  # made a tuple, or refused, there
         samples=samples,
@@ -92,6 +99,7 @@ def solve(
         top_k=top_k,
         top_p=top_p,
         min_p=min_p,
+        penalties=Penalties(repetition_penalty, frequency_penalty, presence_penalty, biases),
         max_new_tokens=max_new_tokens,
         seed=seed,
         system=system,

@@ -16,6 +16,7 @@ import pytest
 from signals import hear_ctrl_c
 from typer.testing import CliRunner
 
+import fastsample
 from fastsample import __version__
 from fastsample.cli import main
 
@@ -155,6 +156,8 @@ REFUSED = {
     "--top-p 1.5": "top_p must be in (0, 1], got 1.5",
     "--top-k -1": "top_k must be",
     "--min-p nan": "min_p must be in [0, 1], got nan",
+    "--repetition-penalty 0": "repetition_penalty must be above 0 and finite, got 0.0",
+    "--presence-penalty inf": "presence_penalty must be finite, got inf",
     "--max-new-tokens 0": "max_new_tokens must be at least 1, got 0",
     "--slots 0": "slots must be at least 1, got 0",
     "--seed 99999999999999999999": "seed must fit in 64 bits",
@@ -165,6 +168,24 @@ REFUSED = {
     "--dtype int8": "dtype must be a floating-point type",
     "--device nope": "device must be one that torch can use, got 'nope'",
 }
+
+
+@pytest.mark.parametrize("name", ["repetition", "frequency", "presence"])
+def test_penalties(name, tmp_path):
+    """What was written becomes less likely: one word for ever without, another with; Python's solve says the same."""
+    folder = bigram.save_folder(
+        tmp_path, {bigram.ASSISTANT: {"a": 1.0}, "a": {"a": 0.6, "4": 0.4}, "4": {bigram.END: 1}}
+    )
+    options = ("-m", folder, "--temperatures", "0", "--max-new-tokens", "4", "--json")
+    plain, other = (
+        json.loads(run("2 + 2?", *options, *more).stdout)["samples"][0]["text"]
+        for more in ((), (f"--{name}-penalty", "5"))
+    )
+    assert plain == "aaaa"
+    assert other != plain
+    loaded = fastsample.models.load(str(folder))
+    by_hand = fastsample.solve(*loaded, "2 + 2?", temperatures=[0], max_new_tokens=4, **{f"{name}_penalty": 5.0})
+    assert by_hand.samples[0].text == other
 
 
 def test_a_chat_can_come_before_the_question(tiny_folder, tmp_path):
