@@ -1,15 +1,14 @@
 """The attention and the mask function that transformers calls while a shared cache is stepped.
 
 They are registered once under NAME and keep nothing: what a step hands out lies on its cache, and which cache is being
-stepped is known to the thread that steps it.
+stepped is known inside of the step alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any, Protocol
+from collections.abc import Callable
+from contextvars import ContextVar, copy_context
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -17,6 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from ..shared_prefix.attention import Part
 
 NAME = "shared_prefix"
+T = TypeVar("T")
 
 
 class SharingError(RuntimeError):
@@ -34,21 +34,23 @@ class HandsOut(Protocol):
 _stepped: ContextVar[tuple[HandsOut | None, bool]] = ContextVar("stepped", default=(None, False))
 
 
-@contextmanager
-def stepping(cache: HandsOut, *, drops_softcap: bool = False) -> Iterator[None]:
-    """Let the forward pass that runs inside attend over the shared prefixes and tails of `cache`, in this thread.
+def in_step(cache: HandsOut, call: Callable[[], T], *, drops_softcap: bool = False) -> T:
+    """What `call` returns; the forward pass in it attends over the shared prefixes and tails of `cache`.
+
+    That holds in a context of its own, which nothing survives: an interrupt may come at any line.
 
     drops_softcap: leave out the soft-capping that the model asks for, because its own attention does
     """
-    token = _stepped.set((cache, drops_softcap))
-    try:
-        yield
-    finally:
-        _stepped.reset(token)
+
+    def inside() -> T:
+        _stepped.set((cache, drops_softcap))
+        return call()
+
+    return copy_context().run(inside)
 
 
 def is_stepping(cache: HandsOut) -> bool:
-    """Whether this thread is inside `stepping(cache)`."""
+    """Whether this is inside `in_step(cache, ...)`."""
     return _stepped.get()[0] is cache
 
 

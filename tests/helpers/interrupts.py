@@ -14,6 +14,7 @@ from fastsample.engines.base import Request
 from fastsample.engines.local.engine import LocalEngine
 from fastsample.engines.local.graphed import GraphedRunner
 from fastsample.engines.local.runners import ExpandedCacheRunner, RecomputeRunner, SharedPrefixRunner
+from fastsample.models import attention
 
 PACKAGE = str(Path(fastsample.__file__).parent)
 PROMPTS = ((5, 6, 7, 8), (9, 4))
@@ -115,6 +116,8 @@ def interrupted(model, kind, at, want, state, where=PACKAGE):
         except KeyboardInterrupt:
             got = None
     assert lines.lines >= at
+    if attention._stepped.get()[0] is not None:
+        return f"line {at}: this thread is left inside a step"
     try:
         got = scenario.go_on() if got is None else got
     except Exception as error:

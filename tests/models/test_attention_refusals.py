@@ -22,19 +22,23 @@ class HandedOut:
 def test_attention_refuses_what_it_cannot_do():
     """Foreign K/V, dropout, another window, a position bias and padding are refused, each in a sentence."""
     q, k, v = torch.randn(1, 2, 1, 8), torch.randn(1, 2, 3, 8), torch.randn(1, 2, 3, 8)
-    module = torch.nn.Identity()
+    module, cache = torch.nn.Identity(), HandedOut(TailPart(k, v, None, 7))
     call = attention.shared_attention
+
+    def in_step(value, **more):
+        return attention.in_step(cache, lambda: call(module, q, k, value, None, **more))
+
+    refused = {
+        "between the cache and the attention": (v.clone(), {}),
+        "dropout": (v, {"dropout": 0.1}),
+        "a window of 9, its cache 7": (v, {"sliding_window": 9}),
+        "position bias": (v, {"position_bias": torch.zeros(1)}),
+    }
+    for sentence, (value, more) in refused.items():
+        with pytest.raises(attention.SharingError, match=sentence):
+            in_step(value, **more)
+    assert in_step(v, sliding_window=7)[0].shape == (1, 1, 2, 8)
     with pytest.raises(attention.SharingError, match="outside of a step"):
         call(module, q, k, v, None)
-    with attention.stepping(HandedOut(TailPart(k, v, None, 7))):
-        with pytest.raises(attention.SharingError, match="between the cache and the attention"):
-            call(module, q, k, v.clone(), None)
-        with pytest.raises(attention.SharingError, match="dropout"):
-            call(module, q, k, v, None, dropout=0.1)
-        with pytest.raises(attention.SharingError, match="a window of 9, its cache 7"):
-            call(module, q, k, v, None, sliding_window=9)
-        with pytest.raises(attention.SharingError, match="position bias"):
-            call(module, q, k, v, None, position_bias=torch.zeros(1))
-        assert call(module, q, k, v, None, sliding_window=7)[0].shape == (1, 1, 2, 8)
     with pytest.raises(attention.SharingError, match="attention_mask holds zeros"):
         attention.shared_mask(attention_mask=torch.tensor([[0, 1, 1]]))

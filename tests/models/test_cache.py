@@ -34,8 +34,7 @@ def read_more(model, ids, cache, *, is_shared):
     arguments = {"input_ids": ids, names.cache: cache, "position_ids": positions}
     if not is_shared:
         return model(**arguments).logits
-    with attention.stepping(cache):
-        return Forward(model).twin.attend_by(attention.NAME)(**arguments).logits
+    return attention.in_step(cache, lambda: Forward(model).twin.attend_by(attention.NAME)(**arguments).logits)
 
 
 def test_fork_stores_the_prefix_once():
@@ -149,8 +148,8 @@ def test_plain_hugging_face_loop_over_a_fork(name):
     prefix, name = SharedPrefixRunner(model).prefill(PROMPT[:-1]).cache, compat.Signature.of(model).cache
     assert torch.equal(model.generate(ids, **{name: SharedCache.fork(prefix, 3)}, **options), want)
     twin, cache = Forward(model).twin.attend_by(attention.NAME), SharedCache.fork(prefix, 3)
-    with attention.stepping(cache):
-        assert torch.equal(twin.generate(ids, **{name: cache}, **options), want)
+    found = attention.in_step(cache, lambda: twin.generate(ids, **{name: cache}, **options))
+    assert torch.equal(found, want)
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -202,8 +201,8 @@ def test_nobody_else_gets_what_a_step_handed_out():
     with pytest.raises(attention.SharingError, match="outside of a step"):
         twin(input_ids=torch.tensor([[5, 6]]))
     engine, _ = started(model, steps=1)
-    with attention.stepping(engine.cache), pytest.raises(attention.SharingError, match="changes K/V"):
-        twin(input_ids=torch.tensor([[5, 6]]), use_cache=False)
+    with pytest.raises(attention.SharingError, match="changes K/V"):
+        attention.in_step(engine.cache, lambda: twin(input_ids=torch.tensor([[5, 6]]), use_cache=False))
 
 
 def test_wrong_number_of_rows():

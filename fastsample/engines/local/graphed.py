@@ -167,8 +167,11 @@ class FixedStep:
     def _run(self) -> None:
         self.cache.begin()
         try:
-            with attention.stepping(self.cache, drops_softcap=self.forward.twin.drops_softcap):
-                self.logits, _ = self.forward(self.tokens[:, None], self.cache, self.positions[:, None], attention.NAME)
+            self.logits, _ = attention.in_step(
+                self.cache,
+                lambda: self.forward(self.tokens[:, None], self.cache, self.positions[:, None], attention.NAME),
+                drops_softcap=self.forward.twin.drops_softcap,
+            )
             if self.cache.is_ignored:
                 name = type(self.forward.model).__name__
                 raise attention.SharingError(f"{name} does not go through transformers' attention interface")

@@ -154,8 +154,11 @@ class SharedPrefixRunner:
         positions = torch.tensor(cache.positions, device=self.device)[:, None]
         positions = positions + torch.arange(ids.shape[1], device=self.device)
         try:
-            with attention.stepping(cache, drops_softcap=self.forward.twin.drops_softcap):
-                logits, _ = self.forward(ids, cache, positions, attention.NAME, reads_all=reads_all)
+            logits, _ = attention.in_step(
+                cache,
+                lambda: self.forward(ids, cache, positions, attention.NAME, reads_all=reads_all),
+                drops_softcap=self.forward.twin.drops_softcap,
+            )
             if cache.is_ignored:
                 name = type(self.forward.model).__name__
                 raise attention.SharingError(f"{name} does not go through transformers' attention interface")
