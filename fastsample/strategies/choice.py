@@ -45,6 +45,13 @@ def check_how(how: str, scorer: Scorer | None) -> None:
         check_choice(how, "last", needed(f"how={how}", scorer, process=False))
 
 
+def rule_of_choice(how: str, scorer: Scorer | None) -> str:
+    """What `auto` stands for, see `choose`; any other word stands for itself."""
+    if how != "auto":
+        return how
+    return "vote" if scorer is None else "weighted" if is_probability(scorer) else "best"
+
+
 def choose(paths: Sequence[Path], scorer: Scorer | None, how: str = "auto", aggregate_how: str = "last") -> Choice:
     """Choose among the finished ones of these paths.
 
@@ -61,8 +68,7 @@ def choose(paths: Sequence[Path], scorer: Scorer | None, how: str = "auto", aggr
         where = f"none of {len(finished)} finished paths has an answer" if finished else "no path came to its end"
         return Choice(finished[0] if finished else None, reason=where)
     scored = {p: aggregate(p.scores, aggregate_how) for p in able if p.scores}
-    if how == "auto":
-        how = "vote" if scorer is None else "weighted" if is_probability(scorer) else "best"
+    how = rule_of_choice(how, scorer)
     if how != "vote" and not scored:
         if scorer is None:
             raise ValueError(f"how={how} needs a scorer, got none; name one (signal:raw_logprob, ...), or use how=vote")
