@@ -103,13 +103,14 @@ def _no_answer(found: Found) -> str:
     """Why a strategy that grows texts has none, and what to do about it."""
     if not found.samples:
         return "no answer: no path came to its end"
+    able, all_of_them = sum(s.answer is not None for s in found.samples), plural(len(found.samples), "finished path")
+    if able:
+        return (
+            f"no answer: {able} of {all_of_them} can be read, and the strategy took none of these; --texts shows them"
+        )
     cut = sum(s.finish == "length" for s in found.samples)
-    said = f"no answer could be read in any of {plural(len(found.samples), 'finished path')}"
-    return (
-        said
-        + (f", {cut} of them cut by their length; raise --max-new-tokens" if cut else "")
-        + ("; --texts shows what they wrote")
-    )
+    why = f", {cut} of them cut by their length; raise --max-new-tokens" if cut else ""
+    return f"no answer could be read in any of {all_of_them}{why}; --texts shows what they wrote"
 
 
 def cost(result: Result) -> str:
