@@ -304,6 +304,25 @@ def test_what_is_said_of_learning_is_what_was_stored():
     ) in page  # fmt: skip
 
 
+def test_what_is_said_of_short_answers_is_what_was_stored():
+    """Each figure of TOPS in docs/search.md, from bench/tops.json."""
+    page = " ".join(PAGES["docs/search.md"].read_text().split())
+    stored = json.loads((ROOT / "bench/tops.json").read_text())
+    assert f"{stored['learn']} sums are asked at three efforts" in page
+    assert f"{stored['lessons']} of them have a right text" in page
+    for name, label in (("right", "right texts, %"), ("tokens", "tokens of a text"), ("cut", "texts that were cut, %"),
+                        ("of a right text", "tokens of a right text, 29 questions")):  # fmt: skip
+        row, factor = stored["rows"][name], 100 if "%" in label else 1
+        before, after = factor * row["before"], factor * row["after"]
+        gap = "{:+.1f} ({:+.1f} to {:+.1f})".format(*(factor * x for x in row["difference"]))
+        assert f"| {label} | {before:.1f} | {after:.1f} | {gap} |" in page
+    rights = "{:.1f}, {:.1f} and {:.1f} %".format(*(100 * level["right"] for level in stored["levels"]))
+    lengths = "{:.0f}, {:.0f} and {:.0f} tokens".format(*(level["tokens"] for level in stored["levels"]))
+    shortest = "{}, {} and {}".format(*(level["shortest"] for level in stored["levels"]))
+    assert f"effort {rights} of the texts are right, with {lengths}, and {shortest}" in page
+    assert stored["rows"]["of a right text"]["questions"] == 29
+
+
 # --- docs/performance.md and docs/gpu.md ------------------------------------------------------------------------------
 
 NAMES = {"zipf": "Zipf-like", "real": "SmolLM2's own", "flat": "flat noise"}

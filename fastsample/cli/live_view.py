@@ -94,7 +94,7 @@ class Board:
         for path in event.paths if self._live is None and event.kind == "leg" else ():
             if path.is_candidate:
                 what = "no answer" if path.answer is None else short(path.answer, 60)
-                line = f"path {path.number}: {what} ({path.depth} legs, {path.finish})"
+                line = f"path {path.number}: {what} ({path.depth} leg{'s' * (path.depth != 1)}, {path.finish})"
                 self.console.print(line, markup=False, soft_wrap=True)
 
     def picture(self) -> RenderableType:

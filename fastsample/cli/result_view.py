@@ -85,6 +85,8 @@ def answer_line(result: Result, palette: Palette) -> Text:
     if result.answer is None and result.cut:
         said = f"no answer: {result.cut} of {plural(result.counted, 'sample')} cut by their length, without a vote"
         return Text(f"{said}; raise --max-new-tokens, or let them vote by --cut-votes", "bold red")
+    if result.answer is None and isinstance(result, Found):
+        return Text(_no_answer(result), "bold red")
     if result.answer is None:
         return Text("no answer could be read in any sample; --texts shows what they wrote", "bold red")
     votes = sum(by.get(result.answer, 0) for by in result.votes.values())
@@ -95,6 +97,20 @@ def answer_line(result: Result, palette: Palette) -> Text:
     noun = "path" if isinstance(result, Found) else "vote"
     line.append(f"  {votes} of {total} {noun if total == 1 else noun + 's'}", "dim")
     return line.append("  tied; the answer given first wins", "yellow") if result.is_tie else line
+
+
+def _no_answer(found: Found) -> str:
+    """Why a strategy that grows texts has none, and what to do about it."""
+    if not found.samples:
+        return "no answer: no path came to its end"
+    able, all_of_them = sum(s.answer is not None for s in found.samples), plural(len(found.samples), "finished path")
+    if able:
+        return (
+            f"no answer: {able} of {all_of_them} can be read, and the strategy took none of these; --texts shows them"
+        )
+    cut = sum(s.finish == "length" for s in found.samples)
+    why = f", {cut} of them cut by their length; raise --max-new-tokens" if cut else ""
+    return f"no answer could be read in any of {all_of_them}{why}; --texts shows what they wrote"
 
 
 def cost(result: Result) -> str:

@@ -1,18 +1,24 @@
 """What runs of several strategies hold, side by side: of each strategy which questions were right, and what they cost.
 
 `allocation` compares them. Votes of fewer samples, and of some of the temperatures, are in a run of plain samples too;
-and so is a vote that has the first samples of a question for its own.
+and so are votes and best-of-n that have the first samples of a question for their own, and the choice of a search
+among its own paths and these samples.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from ..scoring.base import Scorer
+from ..strategies.allocated import chooses_by_scores, heats_behind
 from ..strategies.best_of_n import Best
-from ..strategies.path import in_turn
+from ..strategies.choice import choose, rule_of_choice
+from ..strategies.path import FINAL, in_turn
+from ..strategies.path import Path as Leg
 from ..strategies.plan import temperatures_of
 from ..strategies.records import Written
 from ..strategies.registry import method_of
@@ -20,17 +26,34 @@ from ..voting.ballots import leader
 from .dataset import RunError
 from .report import read_run
 from .stored import read_paths, read_results
+from .stored_tree import StoredScores
 
-Drawn = dict[tuple[float, int], "tuple[str | None, int]"]  # (temperature, k) -> (answer, tokens)
+
+@dataclass(frozen=True)
+class Text:
+    """A finished text: its answer, its tokens, and what scorers gave it, by their names."""
+
+    answer: str | None
+    tokens: int
+    scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+Drawn = dict[tuple[float, int], Text]  # by (temperature, k)
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A strategy on the same questions: whether it was right, and the tokens that it wrote, by question id."""
+    """A strategy on the same questions: whether it was right, and the tokens that it wrote, by question id.
+
+    scorer:   of its run, or None
+    finished: scored texts that it chose among, in the order of their numbers
+    """
 
     name: str
     right: Mapping[str, bool]
     tokens: Mapping[str, int]
+    scorer: str | None = None
+    finished: Mapping[str, Sequence[Text]] = field(default_factory=dict)
 
 
 @dataclass
@@ -52,18 +75,52 @@ class Arms:
     drawn: dict[str, Drawn] = field(default_factory=dict)
 
     def beside(self, k: int, ids: Sequence[str]) -> list[Arm]:
-        """The arms as `auto` has them, which draws k first samples: they are a vote's own, and cost any other more."""
-        spent = {q: sum(s.tokens for s in self.samples[q][:k]) for q in ids}
+        """The arms as `auto` has them, which draws k first samples: they are the first texts of a vote and of
+        best-of-n, and further candidates of any other strategy, which they cost more.
+
+        Where a choice needs scores that no run stores, what the first samples change in it is not known, and is left
+        out: the strategy is as often right as without them.
+        """
         found = []
         for arm in [*self.arms, *self._votes_behind(k)]:
             method = method_of(arm.name)
-            if isinstance(method, Best) and method.how == "vote":
-                mixed = self._with_first(arm.name, method, k, ids)
-                if mixed is not None:
-                    found.append(mixed)
-            else:
-                found.append(Arm(arm.name, arm.right, {q: n + spent.get(q, 0) for q, n in arm.tokens.items()}))
+            mine = self._with_first(arm, method, k, ids) if isinstance(method, Best) else self._chosen(arm, method, k)
+            if mine is not None:
+                found.append(mine)
         return found
+
+    def _chosen(self, arm: Arm, method: Any, k: int) -> Arm:
+        """A strategy that grows paths of its own, and chooses among the first samples too."""
+        tokens = {q: n + sum(s.tokens for s in self.samples.get(q, ())[:k]) for q, n in arm.tokens.items()}
+        right, places = dict(arm.right), self._places(in_turn(self.temperatures, k))
+        if chooses_by_scores(method, _scorer_of(arm.scorer, [t for mine in arm.finished.values() for t in mine])):
+            for q, mine in arm.finished.items():
+                first = [self.drawn[q][place] for place in places if place in self.drawn.get(q, ())]
+                right[q] = self._is_right(q, [*first, *mine], method, arm)
+        return Arm(arm.name, right, tokens)
+
+    def _is_right(self, q: str, texts: Sequence[Text], method: Any, arm: Arm) -> bool:
+        """Whether the method chooses a right one of these texts, which stand in the order of their numbers."""
+        scored = [t for t in texts if t.answer is not None]
+        needs = rule_of_choice(method.how, _scorer_of(arm.scorer, scored)) != "vote"
+        if needs and not all(arm.scorer in t.scores for t in scored):
+            return arm.right[q]
+        paths = [
+            Leg(n, None, (), finish="eos", answer=t.answer, scores=t.scores.get(arm.scorer or "", ()))
+            for n, t in enumerate(texts)
+        ]
+        scorer = _scorer_of(arm.scorer, scored) if needs else None
+        return choose(paths, scorer, method.how, getattr(method, "aggregate", "last")).answer == self.keys[q]
+
+    @staticmethod
+    def _places(temperatures: Sequence[float]) -> list[tuple[float, int]]:
+        """(temperature, k) of texts that are drawn at these temperatures; at 0 there is one text."""
+        seen = Counter[float]()
+        places: dict[tuple[float, int], None] = {}
+        for t in temperatures:
+            places[t, seen[t]] = None
+            seen[t] += t > 0
+        return list(places)
 
     def _votes_behind(self, k: int) -> list[Arm]:
         """Votes with 1, 2, 4, ... texts more than the first samples, by name alone, without those that are read."""
@@ -74,28 +131,28 @@ class Arms:
         names = [vote_name(k + 2**i, t) for t in heats for i in range(most.bit_length())]
         return [Arm(name, {}, {}) for name in names if name not in known]
 
-    def _with_first(self, name: str, method: Best, k: int, ids: Sequence[str]) -> Arm | None:
-        """A vote of n texts whose first k are the first samples; None where not all of its texts are stored."""
-        temperatures = temperatures_of(method.temperatures)
-        is_own = temperatures == self.temperatures
-        if method.n < k or (method.n == k and not is_own):  # the same vote has a name already
+    def _with_first(self, arm: Arm, method: Best, k: int, ids: Sequence[str]) -> Arm | None:
+        """A vote or best-of-n whose first k texts are the first samples; None where not all its texts are stored, and
+        for a vote that has a name already."""
+        is_own = temperatures_of(method.temperatures) == self.temperatures
+        if method.how == "vote" and (method.n < k or (method.n == k and not is_own)):
             return None
-        first = in_turn(self.temperatures, k)
-        more = in_turn(temperatures, method.n)[k:] if is_own else in_turn(temperatures, method.n - k)
-        seen = Counter[float]()
-        places: dict[tuple[float, int], None] = {}
-        for t in [*first, *more]:
-            places[t, seen[t]] = None
-            seen[t] += t > 0  # at 0 there is one text
+        places = self._places([*in_turn(self.temperatures, k), *heats_behind(method, self.temperatures, k)])
         right, tokens = {}, {}
         for q in ids:
-            known = self.drawn[q]
-            if any(place not in known for place in places):
+            if any(place not in self.drawn[q] for place in places):
                 return None
-            texts = [known[place] for place in places]
-            right[q] = leader(Counter(answer for answer, _ in texts if answer is not None))[0] == self.keys[q]
-            tokens[q] = sum(n for _, n in texts)
-        return Arm(name, right, tokens)
+            texts = [self.drawn[q][place] for place in places]
+            right[q] = self._is_right(q, texts, method, arm)
+            tokens[q] = sum(text.tokens for text in texts)
+        return Arm(arm.name, right, tokens)
+
+
+def _scorer_of(name: str | None, texts: Sequence[Text]) -> Scorer | None:
+    """What is known of a run's scorer; None without one."""
+    if name is None:
+        return None
+    return StoredScores(name, {("", (n,)): t.scores[name] for n, t in enumerate(texts) if name in t.scores})
 
 
 def read_arms(folders: Sequence[Path]) -> Arms:
@@ -112,17 +169,21 @@ def read_arms(folders: Sequence[Path]) -> Arms:
         common = known if common is None else common
         if "strategy" in config:
             name = config["strategy"]
-            method = method_of(name)
+            method, scorer = method_of(name), config.get("scorer")
             done = {r["id"]: r for r in read_results(folder)}
             mine = {q: r for q, r in done.items() if r["is_right"] is not None}
-            arms[name] = Arm(
-                name, {q: r["is_right"] for q, r in mine.items()}, {q: r["tokens"] for q, r in mine.items()}
-            )
-            if isinstance(method, Best):
-                for path in read_paths(folder):
-                    if path["parent"] is not None:
-                        text = path["answer"], len(path["tokens"]) + (path["finish"] == "eos")
-                        drawn.setdefault(path["question"], {}).setdefault((path["temperature"], path["k"]), text)
+            finished: dict[str, list[Text]] = {}
+            for path in sorted(read_paths(folder), key=lambda record: record["number"]):
+                if path["parent"] is None or path["finish"] not in FINAL:
+                    continue
+                given = {scorer: tuple(path["scores"])} if scorer is not None and path["scores"] else {}
+                text = Text(path["answer"], len(path["tokens"]) + (path["finish"] == "eos"), given)
+                if given:
+                    finished.setdefault(path["question"], []).append(text)
+                if isinstance(method, Best):
+                    _add(drawn.setdefault(path["question"], {}), (path["temperature"], path["k"]), text)
+            right, tokens = ({q: r[field] for q, r in mine.items()} for field in ("is_right", "tokens"))
+            arms[name] = Arm(name, right, tokens, scorer, finished)
             continue
         warm = tuple(t for t in config["temperatures"] if t > 0)
         whole = {q: s for q, s in stored.items() if q in known and len(s) >= config["samples"] * len(warm)}
@@ -133,7 +194,8 @@ def read_arms(folders: Sequence[Path]) -> Arms:
             )
         votes.append((warm, whole, folder, config.get("scorer")))
         for q, samples in whole.items():
-            drawn.setdefault(q, {}).update({(s.temperature, s.k): (s.answer, s.tokens) for s in samples.values()})
+            for s in samples.values():
+                _add(drawn.setdefault(q, {}), (s.temperature, s.k), _text_of(s, config.get("scorer")))
         for temperatures in [warm, *((t,) for t in warm if len(warm) > 1)]:
             for arm in _votes_of(temperatures, whole, known):
                 arms.setdefault(arm.name, arm)
@@ -143,6 +205,16 @@ def read_arms(folders: Sequence[Path]) -> Arms:
         )
     warm, whole, folder, scorer = votes[0]
     return Arms(list(arms.values()), warm, _in_turn(whole, warm), common or {}, folder, scorer, drawn)
+
+
+def _add(known: Drawn, place: tuple[float, int], text: Text) -> None:
+    """Enter a text, which another run may hold too, with the numbers of another scorer."""
+    before = known.get(place)
+    known[place] = text if before is None else replace(before, scores={**before.scores, **text.scores})
+
+
+def _text_of(s: Written, scorer: str | None) -> Text:
+    return Text(s.answer, s.tokens, {} if scorer is None or s.score is None else {scorer: (s.score,)})
 
 
 def vote_name(n: int, temperatures: Sequence[float]) -> str:

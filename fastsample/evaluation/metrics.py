@@ -220,6 +220,24 @@ def mean_interval(values: Sequence[float], *, draws: int = 4000, seed: int = 0) 
     return means[round(0.025 * (draws - 1))], means[round(0.975 * (draws - 1))]
 
 
+def hidden_tokens(shown: int, completion: int, reasoning: int) -> float:
+    """How long a chain of thought is that a service counts but does not show, in the tokens of one's own tokenizer.
+
+        shown * reasoning / (completion - reasoning)                                                (arXiv 2502.18080)
+
+    shown:                 tokens of the visible text, in one's own tokenizer
+    completion, reasoning: what the service counts: of the whole completion, and of its hidden part alone
+
+    raises: ValueError for counts that leave no visible text
+    """
+    if shown < 0 or not 0 <= reasoning < completion:
+        raise ValueError(
+            f"hidden_tokens needs shown >= 0 and 0 <= reasoning < completion, got shown={shown}, "
+            f"completion={completion}, reasoning={reasoning}"
+        )
+    return shown * reasoning / (completion - reasoning)
+
+
 def _is_number(x: float) -> bool:
     return x == x
 

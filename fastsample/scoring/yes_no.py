@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import exp
 from typing import Any, ClassVar
 
 from .base import Candidate
 
+MOST = 10_000  # texts whose chances are kept
 TEMPLATE = "Question:\n{question}\n\nAn answer:\n{text}\n\nIs this answer right so far? Say Yes or No and nothing else."
 
 
 @dataclass(frozen=True)
 class Judge:
     """p(yes) / (p(yes) + p(no)) for the next token behind the template; one pass of the model for each leg.
+
+    A leg that was judged is not judged again with every leg behind it, as long as the weights are the same.
 
     model, tokenizer: None takes those of the run
     template: text with {question} and {text} in it; yes, no: words whose first tokens are compared
@@ -31,6 +34,7 @@ class Judge:
     is_process: bool = True
     name: str = "judge"
     is_probability: ClassVar[bool] = True
+    _known: dict[Any, float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def bound(self, model: Any, tokenizer: Any) -> Judge:
         """With the run's model, unless it has one of its own."""
@@ -43,15 +47,25 @@ class Judge:
             raise ValueError(
                 f"{self.yes!r} and {self.no!r} begin with the same token; choose other words for the judge"
             )
+        from ..models.config import weights_version
+
+        now = hash(weights_version(self.model))
         if not self.is_process:
-            return [self._chance(c.question, c.text, yes, no) for c in candidates]
+            return [self._chance((c.question, c.text, now), yes, no) for c in candidates]
         scores = []
         for c in candidates:
             so_far = ["".join(leg.text for leg in c.legs[: n + 1]) for n in range(len(c.legs))]
-            scores.append(tuple(self._chance(c.question, text, yes, no) for text in so_far))
+            scores.append(tuple(self._chance((c.question, text, now), yes, no) for text in so_far))
         return scores
 
-    def _chance(self, question: str, text: str, yes: int, no: int) -> float:
+    def _chance(self, key: tuple[str, str, int], yes: int, no: int) -> float:
+        if key not in self._known:
+            if len(self._known) >= MOST:
+                self._known.clear()
+            self._known[key] = self._read(*key[:2], yes, no)
+        return self._known[key]
+
+    def _read(self, question: str, text: str, yes: int, no: int) -> float:
         import torch
 
         before, _, rest = self.template.partition("{question}")

@@ -14,7 +14,7 @@ from typing import Any
 from ..scoring.base import Scorer, aggregate
 from .base import Choice, Grow, Score, Steps
 from .best_of_n import Best
-from .choice import needed
+from .choice import needed, rule_of_choice
 from .path import Path, in_turn
 from .plan import temperatures_of
 from .task import Task
@@ -112,7 +112,8 @@ class Auto:
     table: a file that `fastsample allocate --table` wrote. Without one, a beam for hard questions where the scorer
            is a process scorer, else a longer vote; nothing was measured for that, and the result says so
 
-    The first samples are a vote's own, whatever its temperatures: it draws the rest. Any other strategy begins anew.
+    The first samples are the first texts of a vote and of best-of-n, whatever the temperatures: these draw the rest.
+    Any other strategy that chooses by scores grows its own paths, and chooses among the first samples too.
     """
 
     table: str = ""
@@ -146,20 +147,20 @@ class Auto:
             said = f"{measured:.0%} of {plan.k} agree"
         text = plan.strategies[plan.bin_of(measured)]
         method = task.method_of(text)
-        if isinstance(method, Best) and (method.how == "vote" or _is_own(method, plan)):
+        if isinstance(method, Best):
             choice = yield from self._rest(task, plan, method, first)
         else:
+            if chooses_by_scores(method, task.scorer):
+                task.known = [path for path in dict.fromkeys(first) if path.answer is not None]
+                if plan.difficulty != "predicted":
+                    yield Score(task.known)
             choice = yield from method(task)
         fitted = "" if self.table else ", no table fitted"
         return replace(choice, reason=f"{text} ({said}{fitted}): {choice.reason}")
 
     def _rest(self, task: Task, plan: Table, method: Best, first: Sequence[Path]) -> Steps:
         """Best-of-n whose first texts are there."""
-        temperatures = temperatures_of(method.temperatures)
-        if _is_own(method, plan):
-            heats = in_turn(temperatures, method.n)[plan.k :]
-        else:
-            heats = in_turn(temperatures, max(0, method.n - plan.k))
+        heats = heats_behind(method, plan.temperatures, plan.k)
         more = (yield Grow([task.ask(task.root, temperature=t) for t in heats], ends=True)) if heats else []
         paths = list(dict.fromkeys([*first, *more]))
         if task.scorer is not None and method.how != "vote":
@@ -168,6 +169,12 @@ class Auto:
         return choice
 
 
-def _is_own(method: Best, plan: Table) -> bool:
-    """Whether its texts begin with the first samples."""
-    return temperatures_of(method.temperatures) == plan.temperatures
+def heats_behind(method: Best, temperatures: Sequence[float], k: int) -> list[float]:
+    """The temperatures of the texts that best-of-n draws behind k first samples, which were drawn at `temperatures`."""
+    own = temperatures_of(method.temperatures)
+    return in_turn(own, method.n)[k:] if own == tuple(temperatures) else in_turn(own, max(0, method.n - k))
+
+
+def chooses_by_scores(method: Any, scorer: Scorer | None) -> bool:
+    """Whether a method ends by a choice among finished texts to which their scores decide."""
+    return rule_of_choice(getattr(method, "how", "vote"), scorer) in ("best", "weighted")

@@ -45,6 +45,13 @@ def check_how(how: str, scorer: Scorer | None) -> None:
         check_choice(how, "last", needed(f"how={how}", scorer, process=False))
 
 
+def rule_of_choice(how: str, scorer: Scorer | None) -> str:
+    """What `auto` stands for, see `choose`; any other word stands for itself."""
+    if how != "auto":
+        return how
+    return "vote" if scorer is None else "weighted" if is_probability(scorer) else "best"
+
+
 def choose(paths: Sequence[Path], scorer: Scorer | None, how: str = "auto", aggregate_how: str = "last") -> Choice:
     """Choose among the finished ones of these paths.
 
@@ -58,11 +65,12 @@ def choose(paths: Sequence[Path], scorer: Scorer | None, how: str = "auto", aggr
     finished = sorted((p for p in paths if p.is_final), key=lambda p: p.number)
     able = [p for p in finished if p.answer is not None]
     if not able:
-        where = f"none of {len(finished)} finished paths has an answer" if finished else "no path came to its end"
+        where = (
+            f"none of {_paths(len(finished), 'finished path')} has an answer" if finished else "no path came to its end"
+        )
         return Choice(finished[0] if finished else None, reason=where)
     scored = {p: aggregate(p.scores, aggregate_how) for p in able if p.scores}
-    if how == "auto":
-        how = "vote" if scorer is None else "weighted" if is_probability(scorer) else "best"
+    how = rule_of_choice(how, scorer)
     if how != "vote" and not scored:
         if scorer is None:
             raise ValueError(f"how={how} needs a scorer, got none; name one (signal:raw_logprob, ...), or use how=vote")
@@ -74,7 +82,7 @@ def choose(paths: Sequence[Path], scorer: Scorer | None, how: str = "auto", aggr
         sums = {a: fsum(scored[p] for p in scored if p.answer == a) for a in _answers(list(scored))}
         answer, is_tie = leader(sums)
         most = max(sums.values())
-        said = f"weighted: {most:.4g} of {fsum(sums.values()):.4g} in {len(scored)} paths" + ("; tied" * is_tie)
+        said = f"weighted: {most:.4g} of {fsum(sums.values()):.4g} in {_paths(len(scored))}" + ("; tied" * is_tie)
         return Choice(_top({p: s for p, s in scored.items() if p.answer == answer}), answer, most, said)
     counts = {a: sum(p.answer == a for p in able) for a in _answers(able)}
     answer, is_tie = leader(counts)
@@ -86,6 +94,10 @@ def choose(paths: Sequence[Path], scorer: Scorer | None, how: str = "auto", aggr
         return Choice(top, top.answer, heads[top], f"{said}, tied; the best score among them is {heads[top]:.4g}")
     first = next(p for p in able if p.answer == answer)
     return Choice(first, answer, scored.get(first), said + (", tied; the answer given first wins" * is_tie))
+
+
+def _paths(count: int, noun: str = "path") -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 def _top(scored: dict[Path, float]) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import log, sqrt
 
 from ..scoring.base import Scorer, is_probability
@@ -97,7 +97,9 @@ class CoMCTS:
                         going.append((child, temperature))
                 heads = going
         choice: Choice = task.choose(finished, self.how)
-        return choice
+        if finished or len(nodes) > 1:
+            return choice
+        return replace(choice, reason=f"the judge cut off every leg: all are below {self.threshold:g}, of -1 to 1")
 
     def _ucb(self, node: Node) -> float:
         if node.parent is None:

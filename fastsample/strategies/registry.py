@@ -72,7 +72,7 @@ def check_fit(method: Method, scorer: Scorer | None) -> None:
 def _named(text: str) -> Method:
     name, kind, rest = short_form.named(METHODS, "strategy", text, before=VOTE)
     parts = filter(None, _parts(rest))
-    return short_form.made(name, kind, parts, words="text", text_of=_unescaped)  # type: ignore[no-any-return]
+    return short_form.made(name, kind, parts, words="text", text_of=_unescaped, value_of=_escaped)  # type: ignore[no-any-return]
 
 
 _ESCAPES = {"n": "\n", "t": "\t", "\\": "\\", ",": ","}

@@ -63,6 +63,7 @@ class Task:
     limit:    tokens that a path may have in all: the run's max_new_tokens, unless a method sets another
     context:  tokens that the model's positions reach, None where the engine does not say
     merged:   equal paths that the method made one, for the result
+    known:    finished paths of before the method began, which `choose` chooses among too
     method_of: the method that a short form names
     """
 
@@ -85,6 +86,7 @@ class Task:
         self.tokenizer = tokenizer
         self.limit = settings.max_new_tokens
         self.merged = 0
+        self.known: Sequence[Path] = ()
         self.context: int | None = None
         self.method_of: Callable[[str], Any] = _unnamed
         self._extract = extract
@@ -150,8 +152,8 @@ class Task:
         return (int.from_bytes(blake2b(body, digest_size=8).digest(), "little") >> 11) / (1 << 53)
 
     def choose(self, paths: Sequence[Path], how: str = "auto", aggregate: str = "last") -> Choice:
-        """See `choice.choose`."""
-        return choose(paths, self.scorer, how, aggregate)
+        """See `choice.choose`; `known` paths are among these."""
+        return choose([*self.known, *paths], self.scorer, how, aggregate)
 
 
 def _unnamed(text: str) -> Any:

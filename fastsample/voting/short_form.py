@@ -19,15 +19,26 @@ def named(kinds: Mapping[str, type], noun: str, text: str, *, before: str = "") 
     return name, kind, rest
 
 
-def made(name: str, kind: type, parts: Iterable[str], *, words: str, text_of: Callable[[str], str] = str.strip) -> Any:
-    """The dataclass with these fields. words: what a text is called in an error; text_of: its value, as written."""
+def made(
+    name: str,
+    kind: type,
+    parts: Iterable[str],
+    *,
+    words: str,
+    text_of: Callable[[str], str] = str.strip,
+    value_of: Callable[[object], str] = str,
+) -> Any:
+    """The dataclass with these fields.
+
+    words: what a text is called in an error; text_of: its value, as written; value_of: a value in an error
+    """
     known: dict[str, Any] = {field.name: field.default for field in fields(kind)}
     values: dict[str, Any] = {}
     for part in parts:
         key, equals, value = part.partition("=")
         key = key.strip()
         if key not in known or not equals:
-            raise ValueError(f"{name} knows {', '.join(f'{k}={v}' for k, v in known.items())}; got {part!r}")
+            raise ValueError(f"{name} knows {', '.join(f'{k}={value_of(v)}' for k, v in known.items())}; got {part!r}")
         wanted: Any = type(known[key])
         try:
             values[key] = text_of(value) if wanted is str else wanted(value.strip())

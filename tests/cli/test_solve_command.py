@@ -317,3 +317,17 @@ def test_samples_cut_by_their_length_are_told(tmp_path):
     done = run(*options, "--cut-votes", "--extractor", "regex:(4)")
     assert done.exit_code == 0, done.output
     assert "3 of 3 votes" in done.output
+
+
+def test_a_strategy_without_an_answer_says_why(tmp_path):
+    """A path that was cut is read all the same, so that the remedy is a higher limit; and one leg is no "legs"."""
+    endless, numbers = {bigram.ASSISTANT: {"a": 1.0}, "a": {"a": 1.0}}, ("--extractor", "number")
+    folder = bigram.save_folder(tmp_path, endless)
+    done = run("2 + 2?", "-m", folder, "--strategy", "best:n=2,how=vote", "--max-new-tokens", "5", *numbers)
+    assert done.exit_code == 1, done.output
+    said = " ".join(done.output.split())
+    assert "path 1: no answer (1 leg, limit)" in said
+    assert "in any of 2 finished paths, 2 of them cut by their length; raise --max-new-tokens; --texts shows" in said
+    strategy = ("--strategy", "beam:n=2,m=2,until=,leg=1,depth=1", "--scorer", "signal:raw_logprob")
+    done = run("2 + 2?", "-m", folder, *strategy, "--max-new-tokens", "5", *numbers)
+    assert "no answer: no path came to its end" in " ".join(done.output.split())

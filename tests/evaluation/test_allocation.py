@@ -10,12 +10,13 @@ from statistics import fmean
 import pytest
 from stored_run import keep, settings, written
 from typer.testing import CliRunner
-from world import Constant, Oracle, Tokens, answer, world
+from world import Constant, Noisy, Oracle, Tokens, answer, world
 
 from fastsample.cli import main as app
 from fastsample.evaluation.allocation import allocate
 from fastsample.evaluation.dataset import Item, RunError
 from fastsample.evaluation.evaluate import evaluate
+from fastsample.evaluation.stored import read_paths, read_results, read_samples
 from fastsample.solving.solve import solve, solve_many
 from fastsample.strategies.allocated import Table
 from fastsample.strategies.plan import plan_of
@@ -109,6 +110,35 @@ def test_auto_is_the_strategy_of_the_table(tmp_path, edge, text):
         else:
             assert found.tokens > plain.tokens / 2
             assert len(found.samples) >= 5
+            assert all(path.scores for path in found.paths if path.is_candidate and path.answer is not None)
+
+
+class Whole:
+    """Likes a text that was written at once: in a tree these are the first samples alone."""
+
+    name = "whole"
+    is_process = is_probability = True
+    sign = 1
+
+    def score(self, candidates):
+        return [(float((len(c.legs) == 1) == (self.sign > 0)),) * len(c.legs) for c in candidates]
+
+
+@pytest.mark.parametrize(
+    "text", ["beam:n=8,how=best", "dvts:n=8,how=best", "mcts:rounds=40,m=2,how=best", "particles:n=8,how=best"]
+)
+def test_the_first_samples_are_candidates_of_a_search(tmp_path, text):
+    """Where their scores are the highest one of them is chosen, and where they are the lowest none is."""
+    auto = table(tmp_path / "t.json", (text, text))
+    for sign in (1, -1):
+        scorer = Whole()
+        scorer.sign = sign
+        found = solve(None, Tokens(), "3", strategy=auto, engine=world(0.7), extractor=answer, scorer=scorer,
+                      max_new_tokens=40)  # fmt: skip
+        first = [path.whole() for path in found.paths if path.depth == 1 and path.is_final]
+        assert len(first) == 4
+        assert (found.text in first) == (sign > 0)
+        assert found.answer == answer(found.text)
 
 
 def test_auto_pays_what_its_table_says(tmp_path):
@@ -130,6 +160,42 @@ def test_auto_pays_what_its_table_says(tmp_path):
         assert sum(c.tokens * c.questions for c in mine) == pytest.approx(sum(r.tokens for r in done))
         right = sum(r.answer == "right" for r in done)
         assert sum(c.accuracy * c.questions for c in mine) == pytest.approx(right)
+
+
+def test_scored_texts_behind_the_first_ones(tmp_path):
+    """The best of four first samples and eight at another temperature: as often right, and as dear, as its table says;
+    of a beam, which then writes other legs, its choice among its own and the first samples."""
+    items = [Item(f"q{n}", str(n), "right") for n in range(40)]
+    more = {"extractor": answer, "named": {"model": "world", "dtype": None}, "scorer": Noisy(0.3)}
+    here = {"max_new_tokens": 40, "temperatures": (0.4,), "samples": 8}
+    evaluate(None, Tokens(), items, tmp_path / "votes", settings=Settings(**here), engine=world(0.6, depth=4), **more)
+    names = ("best:n=12", "weighted:n=12", "beam:n=4,how=best")
+    for name in names:
+        evaluate(None, Tokens(), items, tmp_path / name[:4], settings=Settings(max_new_tokens=40), strategy=name,
+                 engine=world(0.6, depth=4), **more)  # fmt: skip
+    cells = allocate([tmp_path / "votes", *(tmp_path / name[:4] for name in names)], k=4).cells
+    shares = {name: sum(c.accuracy * c.questions for c in cells if c.strategy == name) for name in names}
+    for name in names[:2]:
+        auto = table(tmp_path / "t.json", (name, name), temperatures=(0.4,))
+        done = list(solve_many(
+            None, Tokens(), [Question(i.question, i.id) for i in items], settings=Settings(max_new_tokens=40),
+            extractor=answer, strategy=auto, engine=world(0.6, depth=4), scorer=Noisy(0.3), is_strict=True,
+        ))  # fmt: skip
+        spent = sum(c.tokens * c.questions for c in cells if c.strategy == name)
+        assert spent == pytest.approx(sum(r.tokens for r in done))
+        assert shares[name] == pytest.approx(sum(r.answer == "right" for r in done))
+    first: dict[str, list] = {}
+    for q, s in read_samples(tmp_path / "votes"):
+        if s.k < 4 and s.answer is not None:
+            first.setdefault(q, []).append((s.score, s.answer))
+    texts = {i.id: list(first.get(i.id, [])) for i in items}
+    for path in sorted(read_paths(tmp_path / "beam"), key=lambda path: path["number"]):
+        if path["answer"] is not None:
+            texts[path["question"]].append((path["scores"][-1], path["answer"]))
+    right = [max(mine, key=lambda text: text[0])[1] == "right" for mine in texts.values()]
+    alone = [r["is_right"] for r in read_results(tmp_path / "beam")]
+    assert shares[names[2]] == pytest.approx(sum(right))
+    assert sum(right) != sum(alone)  # or the first samples would show nowhere
 
 
 def test_predicted_difficulty(tmp_path):

@@ -14,6 +14,7 @@ from fastsample.evaluation.metrics import (
     coverage,
     curve,
     entropy_by_difficulty,
+    hidden_tokens,
     maj_at_n,
     mean_pass_at_k,
     mixed,
@@ -118,3 +119,12 @@ def test_paired_interval():
     assert 0.2 < low < 0.5 < high < 0.8
     with pytest.raises(ValueError, match="same questions"):
         paired_interval([True], [])
+
+
+def test_hidden_tokens():
+    """Where the visible text has 90 tokens here and 100 there, 1,000 hidden ones there are 900 here."""
+    assert hidden_tokens(90, 1100, 1000) == 900
+    assert hidden_tokens(7, 7, 0) == 0
+    for counts in ((1, 5, 5), (1, 5, -1), (-1, 5, 2)):
+        with pytest.raises(ValueError, match="hidden_tokens needs"):
+            hidden_tokens(*counts)

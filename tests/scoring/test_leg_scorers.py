@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import exp, prod
 from types import SimpleNamespace
 
@@ -71,6 +72,24 @@ def test_a_judge_is_yes_against_no(tokenizer):
     assert found.score == pytest.approx(0.75 * sum(s.answer == found.answer for s in found.samples), abs=1e-2)
     with pytest.raises(ValueError, match="begin with the same token"):
         numbers_of(Judge(model, tokenizer, yes="No"), [candidate("a")])
+
+
+def test_a_judge_reads_a_leg_once(tokenizer, monkeypatch):
+    """Also where other legs stand behind it and texts are told apart by their question; new weights, a new verdict."""
+    model = bigram.bigram_model(tokenizer, {bigram.ASSISTANT: {"Y": 0.6, "N": 0.2, "4": 0.2}})
+    judge, passes, forward = Judge(model, tokenizer), [], type(model).forward
+    monkeypatch.setattr(type(model), "forward", lambda *a, **k: passes.append(1) or forward(*a, **k))
+    for legs, count in ((["a"], 1), (["a", "b"], 2), (["a", "b"], 2), (["a", "b", "a"], 3), (["b"], 4)):
+        assert numbers_of(judge, [candidate(*legs)]) == [(pytest.approx(0.75, abs=1e-3),) * len(legs)]
+        assert len(passes) == count
+    numbers_of(judge, [replace(candidate("a"), question="another")])
+    assert len(passes) == 5
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.5)
+    ((changed,),) = numbers_of(judge, [candidate("a")])
+    assert len(passes) == 6
+    assert abs(changed - 0.75) > 0.01
 
 
 class Counting:

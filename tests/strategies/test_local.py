@@ -149,6 +149,7 @@ def test_the_command_grows_a_tree(folder, lines):
         (["--strategy", "particles", "--scorer", SCORER], "particles need scores in [0, 1], signal:raw_logprob gives"),
         (["--strategy", "climb"], "no strategy is called 'climb'; there are vote, best"),
         (["--strategy", "best:x=1"], "best knows n=16, how=best"),
+        (["--strategy", "omega:leg=8"], r"omega knows k=8, searches=4, until=\n\n, temperature=0.8"),
         (["--strategy", "best:n=many"], "best's n is a whole number, got 'many'"),
         (["--budget", "5"], "--budget is for strategies that grow texts"),
         (["--strategy", "best", "--scorer", "exact:4", "--budget", "0"], "a budget's tokens must be at least 1, got 0"),

@@ -8,6 +8,8 @@ import pytest
 import world as worlds
 from world import Constant, Noisy, Oracle, Tokens, answer, beam, best_of, dvts, world
 
+from fastsample.cli.live_view import Palette
+from fastsample.cli.result_view import answer_line
 from fastsample.solving.solve import solve_many
 from fastsample.strategies.collective import Node as Collected
 from fastsample.strategies.collective import new_value
@@ -220,3 +222,21 @@ def test_systematic_resampling(uniform):
         assert int(4 * weight) <= chosen.count(place) <= int(4 * weight) + 1
     assert weights[0] / weights[1] == pytest.approx(9)
     assert (logit(1.0), logit(0.0)) == (40.0, -40.0)
+
+
+def test_a_judge_that_lets_nothing_stand():
+    """Whole texts with answers came to their ends, and none was taken: the reason and the answer's line say so."""
+
+    class Low(Constant):
+        def score(self, candidates):
+            return [(0.2,) * len(c.legs) for c in candidates]
+
+    (found,) = ask("comcts:rounds=2,until=", scorer=Low())
+    assert (found.answer, found.status) == (None, "none")
+    assert found.reason == "the judge cut off every leg: all are below 0, of -1 to 1"
+    able = sum(s.answer is not None for s in found.samples)
+    assert able
+    said = answer_line(found, Palette()).plain
+    assert said.startswith(
+        f"no answer: {able} of {len(found.samples)} finished paths can be read, and the strategy took"
+    )

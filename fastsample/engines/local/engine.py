@@ -118,13 +118,14 @@ class LocalEngine:
         """Queue the requests, in order; returns their samples at once. Nothing is queued if one of them is refused."""
         with alone(self._lock):
             self._settle()
-            samples = []
+            samples, weights = [], None
             for request in numbered(requests, self._submitted):
                 check_request(request, self.context, self.tokenizer, self.vocabulary)
                 if request.layer is not None:
                     layer_of(self.model, request.layer)
                 if request.after is not None:
-                    prefix_after(request, self.runner, weights_version(self.model))
+                    weights = weights or weights_version(self.model)  # once: it looks at every parameter
+                    prefix_after(request, self.runner, weights)
                 samples.append(Sample(request, appended=len(request.append)))
             vars(self).update(waiting=self.waiting + samples, _submitted=self._submitted + len(samples))
             return samples
