@@ -29,7 +29,7 @@ def _no_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: SimpleNamespace(cuda_stream=0))
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
-    monkeypatch.setattr(backend, "_device", lambda device: (1, 32))
+    monkeypatch.setattr(backend, "_device", lambda device: (1, 32, None))
 
 
 @pytest.mark.parametrize("call", CALLS)

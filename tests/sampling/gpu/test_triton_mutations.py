@@ -44,7 +44,7 @@ FAULTS_OF_TOKENS = {
         "row.c), mask=e < n)",
     ),
     "slices that all begin at 0": ("rows", "((slices_before[None, :, None] >> shift) & 255)", "0"),
-    "a tie too many": ("cut", "tl.sum(is_short.to(tl.int32)) + 1", "tl.sum(is_short.to(tl.int32)) + 2"),
+    "a tie too many": ("cut", "tl.sum(is_early.to(tl.int32)) + 1", "tl.sum(is_early.to(tl.int32)) + 2"),
     "what lies above is forgotten": ("cut", "weigh(row, space, n, fullest, True)", "weigh(row, space, n, fullest, 0)"),
 }
 

@@ -28,8 +28,8 @@ from .rows import (
     through_slices,
 )
 
-READ = tl.constexpr(16)  # chunks that are read at a time
-PLACED = tl.constexpr(8)  # and where their tokens are stored
+READ = tl.constexpr(8)  # chunks that are read at a time
+PLACED = tl.constexpr(4)  # and where their tokens are stored
 MANY = tl.constexpr(128)  # candidates that are looked at together, a thread each
 AHEAD = tl.constexpr(4)  # candidates that each is compared with before it goes on
 

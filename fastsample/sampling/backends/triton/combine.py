@@ -30,6 +30,12 @@ def sum_and_max(a, b, c, d):
 
 
 @triton.jit
+def sum_and_two_maxima(a, b, c, d, e, f):
+    """A sum and two maxima."""
+    return a + d, tl.maximum(b, e), tl.maximum(c, f)
+
+
+@triton.jit
 def two_sums(a, b, c, d):
     """Two sums."""
     return a + c, b + d

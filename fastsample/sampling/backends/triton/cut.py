@@ -22,34 +22,33 @@ from .arithmetic import (
     chunk_scale,
     mass,
     mass_target,
-    min_p_threshold,
     rank,
     weight,
 )
 from .candidates import MANY, READ, listed, number_candidates, place_candidates, rank_candidates, weigh
-from .combine import three_sums, two_sums
+from .combine import sum_and_two_maxima, three_sums, two_sums
 from .guess import narrowed, sampled_window
-from .rows import BY_COUNT, BY_MASS, DRAWN, PIECE, TOKEN, TOTAL, WIDTH, of_chunks, read_chunks, store_of_chunks
+from .rows import BY_COUNT, BY_MASS, PIECE, WIDTH, of_chunks, read_chunks, store_of_chunks, tops_of
 
 INSIDE = tl.constexpr(48)  # in `sums` of a sweep: the weights above, and from this bit on how many lie in between
 WEIGHTS = tl.constexpr(2**48 - 1)
 
 
 @triton.jit
-def row_mass(row, space, j, chunk_top):
+def row_mass(row, space, j):
     """The mass of what `sums` hold."""
     sums = tl.load(space.sums + j, mask=j < row.chunks, other=0)
-    return tl.sum(mass(sums, chunk_scale(chunk_top, row.top, row.c)))
+    return tl.sum(mass(sums, chunk_scale(tops_of(row, space, j), row.top, row.c)))
 
 
 @triton.jit
-def sweep(row, space, j, chunk_top, low, high, BLOCK: tl.constexpr):
+def sweep(row, space, j, low, high, BLOCK: tl.constexpr):
     """Leaves in `sums` what lies above `high`, and in `counts` how many tokens lie in [low, high].
 
     Returns the mass and the number of tokens above, and the number of those in between.
     """
     tl.debug_barrier()  # what was listed before may still be read
-    reaches = chunk_top >= low
+    reaches = tops_of(row, space, j) >= low
     n_listed = listed(space, j, reaches, BLOCK)
     above, n_above, n_inside = (
         tl.zeros([READ], tl.int64), tl.zeros([READ], tl.int32), tl.zeros([READ], tl.int32)
@@ -115,35 +114,40 @@ def ties_add(row, weights, each, n, top, by_count):
 
 
 @triton.jit
-def settle_ties(row, space, j, chunk_top, tie, by_count, goal, BLOCK: tl.constexpr):
+def weights_of_tie(row, space, j, n, tie, BLOCK: tl.constexpr):
+    """What one of the n ties of each chunk weighs."""
+    each = weight(tl.full([BLOCK], 0.0, tl.float32) + tie, tops_of(row, space, j), row.c)
+    return tl.where(n > 0, each.to(tl.int64), 0)
+
+
+@triton.jit
+def settle_ties(row, space, j, tie, by_count, goal, BLOCK: tl.constexpr):
     """The cut among tokens of one value, kept in the order of the row: the last token kept, or -1 where it is none of
     them, and how many of them are kept. Adds these to `sums`."""
     n = tl.load(space.counts + j, mask=j < row.chunks, other=0)
     weights = tl.load(space.sums + j, mask=j < row.chunks, other=0)
-    each = weight(tl.full([BLOCK], 0.0, tl.float32) + tie, chunk_top, row.c).to(tl.int64)
-    each = tl.where(n > 0, each, 0)
+    each, chunk_top = weights_of_tie(row, space, j, n, tie, BLOCK), tops_of(row, space, j)
     adds = ties_add(row, weights, each, n, chunk_top, by_count)
     reached, n_through = tl.associative_scan((adds, n), 0, two_sums)
-    tl.store(space.found + DRAWN, tl.full((), -1, tl.int64))
-    tl.debug_barrier()
-    is_it = (reached - adds < goal) & (goal <= reached)
-    tl.store(space.found + DRAWN + j * 0, j.to(tl.int64), mask=is_it)
-    tl.store(space.found + TOTAL + j * 0, reached - adds, mask=is_it)
-    tl.store(space.found + TOKEN + j * 0, (n_through - n).to(tl.int64), mask=is_it)
-    tl.debug_barrier()
-    chunk = tl.load(space.found + DRAWN).to(tl.int32)
+    is_short = reached < goal
+    chunk, before, n_before = tl.reduce(
+        (is_short.to(tl.int32), tl.where(is_short, reached, 0), tl.where(is_short, n_through, 0)), 0, sum_and_two_maxima
+    )
     last, n_kept = tl.full((), -1, tl.int32), tl.full((), 0, tl.int32)
-    if chunk >= 0:
-        before, n_before = tl.load(space.found + TOTAL), tl.load(space.found + TOKEN).to(tl.int32)
+    if chunk < BLOCK:
         # Its ties: the first k + 1 of them, of which the k-th entry looks at one number.
         k = tl.arange(0, CHUNK)
         i = chunk * CHUNK + k
         is_tie = tl.load(row.x + i, mask=i < row.vocab, other=float("-inf")).to(tl.float32) == tie
         top, of_it = tl.load(space.tops + chunk), tl.load(space.sums + chunk)
         one = weight(tie, top, row.c).to(tl.int64)
-        is_short = before + ties_add(row, of_it, one, k + 1, top, by_count) < goal
-        taken = tl.sum(is_short.to(tl.int32)) + 1
+        is_early = before + ties_add(row, of_it, one, k + 1, top, by_count) < goal
+        taken = tl.sum(is_early.to(tl.int32)) + 1
         last = tl.max(tl.where(is_tie & (tl.cumsum(is_tie.to(tl.int32), 0) == taken), i, -1))
+        # Loaded again: what waits through the scan would be spilled.
+        n = tl.load(space.counts + j, mask=j < row.chunks, other=0)
+        weights = tl.load(space.sums + j, mask=j < row.chunks, other=0)
+        each = weights_of_tie(row, space, j, n, tie, BLOCK)
         kept = tl.where(j < chunk, n, tl.where(j == chunk, taken, 0))
         tl.store(space.sums + j, weights + kept * each, mask=j < row.chunks)
         tl.debug_barrier()
@@ -152,13 +156,12 @@ def settle_ties(row, space, j, chunk_top, tie, by_count, goal, BLOCK: tl.constex
 
 
 @triton.jit
-def near_rank(row, min_p, SHIFT: tl.constexpr):
-    """The lowest rank that is near enough to the row's maximum for min_p > 0: a search of no memory."""
-    threshold = min_p_threshold(min_p)
+def near_rank(row, near, SHIFT: tl.constexpr):
+    """The lowest rank that is near enough to the row's maximum: a search of no memory."""
     a, b = rank(tl.full((), LOWEST, tl.float32), SHIFT) - 1, rank(row.top, SHIFT)
     while b - a > 1:
         middle = a + (b - a) // 2
-        is_near = (at_rank(middle, SHIFT) - row.top) * row.c >= threshold
+        is_near = (at_rank(middle, SHIFT) - row.top) * row.c >= near
         a = tl.where(is_near, a, middle)
         b = tl.where(is_near, middle, b)
     return b
@@ -166,7 +169,7 @@ def near_rank(row, min_p, SHIFT: tl.constexpr):
 
 @triton.jit
 def find_cut(
-    row, space, j, chunk_top, lowest_top, k, p, m, BLOCK: tl.constexpr, CAPACITY: tl.constexpr, SHIFT: tl.constexpr
+    row, space, j, lowest_top, k, p, near, BLOCK: tl.constexpr, CAPACITY: tl.constexpr, SHIFT: tl.constexpr
 ):  # fmt: skip
     """top_k, then top_p relative to it, then min_p: logit and index of the last token kept, and how many are kept.
 
@@ -176,7 +179,7 @@ def find_cut(
     n_kept = row.vocab
     for phase in range(3):
         by_count, is_near = phase == 0, phase == 2
-        is_open = tl.where(by_count, (k > 0) & (k < row.vocab), tl.where(is_near, m > 0, p < 1))
+        is_open = tl.where(by_count, (k > 0) & (k < row.vocab), tl.where(is_near, near > float("-inf"), p < 1))
         # The tokens down to `low` reach the goal, those above `high` do not.
         low, high = rank(cut_x, SHIFT), rank(row.top, SHIFT)
         a, b = low, high
@@ -184,14 +187,14 @@ def find_cut(
         near_x = cut_x
         if is_open:
             if is_near:
-                near = near_rank(row, m, SHIFT)
-                near_x = at_rank(near, SHIFT)
+                nearest = near_rank(row, near, SHIFT)
+                near_x = at_rank(nearest, SHIFT)
                 is_open = (near_x > cut_x) | ((near_x == cut_x) & (cut_i == LAST))  # no filter cut there or higher
-                a = tl.where(near == 0, -2, near - 1)
+                a = tl.where(nearest == 0, -2, nearest - 1)
             else:
                 total = tl.full((), 0, tl.int64)
                 if phase > 0:
-                    total = row_mass(row, space, j, chunk_top)
+                    total = row_mass(row, space, j)
                     goal = mass_target(total, p)
                 a, b = sampled_window(row, space, lowest_top, cut_x, goal, total, by_count, SHIFT)
                 a = tl.maximum(tl.minimum(a, high), low)
@@ -199,12 +202,12 @@ def find_cut(
         is_known, is_linear = is_near, phase >= 0  # where to cut; how to look for it
         while is_open:
             if is_known == 0:
-                a, b = narrowed(row, space, j, chunk_top, low, high, a, b, is_linear, goal, by_count, BLOCK, SHIFT)
+                a, b = narrowed(row, space, j, low, high, a, b, is_linear, goal, by_count, BLOCK, SHIFT)
                 is_linear = is_linear == 0
             from_, to = at_rank(a, SHIFT), at_rank(tl.where(is_known, a, b), SHIFT)
             if is_known & (is_near == 0):
                 from_, to = float("-inf"), float("-inf")
-            above, n_above, n_inside = sweep(row, space, j, chunk_top, from_, to, BLOCK)
+            above, n_above, n_inside = sweep(row, space, j, from_, to, BLOCK)
             left = goal - tl.where(by_count, n_above.to(tl.int64), above)
             last = tl.full((), -1, tl.int32)
             if is_known:
@@ -220,7 +223,7 @@ def find_cut(
                 is_settled = False
                 if a == b:
                     is_settled = True
-                    last, n_ties = settle_ties(row, space, j, chunk_top, from_, by_count, left, BLOCK)
+                    last, n_ties = settle_ties(row, space, j, from_, by_count, left, BLOCK)
                     if last >= 0:
                         cut_x, cut_i, n_kept = from_, last, n_above + n_ties
                 elif n_inside <= CAPACITY:

@@ -8,16 +8,17 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .arithmetic import CHUNK, at_or_before, chunk_scale, high_product, mass, min_p_threshold, weight
+from .arithmetic import CHUNK, at_or_before, chunk_scale, high_product, mass, weight
 from .combine import two_sums
-from .rows import BY_COUNT, BY_MASS, DRAWN, SLICES, TOTAL, read_slices
+from .rows import BY_COUNT, BY_MASS, DRAWN, SLICES, TOTAL, read_slices, tops_of
 
 COPIES = tl.constexpr(4)  # of the chunk that is drawn from: one a warp
 
 
 @triton.jit
-def draw_from_sums(row, space, token, j, chunk_top, is_greedy, cut_x, cut_i, u1, u2, BLOCK: tl.constexpr):
+def draw_from_sums(row, space, token, j, is_greedy, cut_x, cut_i, u1, u2, BLOCK: tl.constexpr):
     """From the sums of the kept weights, into `token`. Returns its chunk, the weights kept there, and all mass kept."""
+    chunk_top = tops_of(row, space, j)
     if is_greedy:  # the first chunk that holds the maximum
         G = (chunk_top == row.top).to(tl.int64)
     else:
@@ -56,7 +57,7 @@ def draw_from_sums(row, space, token, j, chunk_top, is_greedy, cut_x, cut_i, u1,
 
 
 @triton.jit
-def draw_from_candidates(row, space, token, n, by_count, by_mass, min_p, u1, u2, CAPACITY: tl.constexpr):
+def draw_from_candidates(row, space, token, n, by_count, by_mass, near, u1, u2, CAPACITY: tl.constexpr):
     """The same, and which candidates are kept.
 
     Prefix sums over candidates are prefix sums over the row, since what one adds is of its chunk alone.
@@ -67,9 +68,7 @@ def draw_from_candidates(row, space, token, n, by_count, by_mass, min_p, u1, u2,
     last = tl.load(space.found + tl.where(by_mass, BY_MASS, BY_COUNT))
     cut_x = tl.load(space.x + last, mask=by_count | by_mass, other=float("-inf"))
     cut_i = tl.load(space.tokens + last, mask=by_count | by_mass, other=0)
-    is_kept = (e < n) & at_or_before(x, i, cut_x, cut_i)
-    if min_p > 0:
-        is_kept &= (x - row.top) * row.c >= min_p_threshold(min_p)
+    is_kept = (e < n) & at_or_before(x, i, cut_x, cut_i) & ((x - row.top) * row.c >= near)
     adds = tl.load(space.adds + e, mask=is_kept, other=0)
     w = tl.load(space.weights + e, mask=is_kept, other=0).to(tl.int64)
     through, through_weights = tl.associative_scan((adds, w), 0, two_sums)

@@ -12,11 +12,12 @@ import triton
 import triton.language as tl
 
 from .arithmetic import LOWEST, at_rank, chunk_scale, logarithm, rank, weight
-from .candidates import READ, listed
+from .candidates import listed
 from .combine import eight_sums
-from .rows import PIECE, WIDTH, of_chunks, of_threads, read_chunks
+from .rows import PIECE, WARPS, WIDTH, of_chunks, of_threads, read_chunks, tops_of
 
 SAMPLED = tl.constexpr(16)  # chunks of the sample
+PASSED = tl.constexpr(8)  # chunks that are read at a time: with more of them eight sums need too many registers
 PARTS = tl.constexpr(7)  # of a window, between eight borders
 ROUGH, TURNS = tl.constexpr(2), tl.constexpr(6)  # of parts of parts
 
@@ -31,13 +32,13 @@ def measures(row, x, chunk_top, low, by_count):
 
 @triton.jit
 def reaching(x, f, border):
-    """What reaches a border, by thread: [N, PIECE / WIDTH]."""
+    """What reaches a border, by thread."""
     return of_threads(tl.where(x >= border, f, 0.0))
 
 
 @triton.jit
 def totals(s):
-    """The sums of eight tensors [N, M], by one reduction of all: eight would take a barrier each."""
+    """The sums of eight tensors of the same shape, by one reduction of all: eight would take a barrier each."""
     N: tl.constexpr = s[0].shape[0] * s[0].shape[1]
     four = tl.join(tl.join(s[0], s[1]), tl.join(s[2], s[3]))
     eight = tl.join(four, tl.join(tl.join(s[4], s[5]), tl.join(s[6], s[7])))
@@ -63,7 +64,7 @@ def sampled_window(row, space, lowest_top, cut_x, goal, total, by_count, SHIFT: 
     n_chunks = row.chunks
     n = tl.minimum(n_chunks, SAMPLED)
     at = tl.arange(0, SAMPLED)
-    chunk = (at.to(tl.int64) * n_chunks // n).to(tl.int32)
+    chunk = tl.where(n_chunks < SAMPLED, at, at * n_chunks // SAMPLED)
     _i, x = read_chunks(row, chunk, at < n)
     chunk_top = tl.load(space.tops + chunk, mask=at < n, other=float("-inf"))
     f = measures(row, x, chunk_top, cut_x, by_count) * (n_chunks.to(tl.float32) / n.to(tl.float32))
@@ -80,7 +81,8 @@ def sampled_window(row, space, lowest_top, cut_x, goal, total, by_count, SHIFT: 
     for turn in range(TURNS):
         if turn == ROUGH:  # where the cut is, is known well enough to say how far off that may be
             is_tail = tl.where(by_count, x >= high, x <= low)
-            slack = 2.0 * tl.sqrt(tl.sum(of_chunks(tl.where(is_tail, f * f, 0.0)), 0))
+            of_tail = tl.where(is_tail, f, 0.0)  # squared after that: squares of all would be kept through every turn
+            slack = 2.0 * tl.sqrt(tl.sum(of_chunks(of_tail * of_tail), 0))
             high, low = row.top, floor
         s = totals(
             (
@@ -112,17 +114,17 @@ def border(high, low, k, is_linear, SHIFT: tl.constexpr):
 
 @triton.jit
 def narrowed(
-    row, space, j, chunk_top, low, high, window_low, window_high, is_linear, goal, by_count, BLOCK: tl.constexpr,
+    row, space, j, low, high, window_low, window_high, is_linear, goal, by_count, BLOCK: tl.constexpr,
     SHIFT: tl.constexpr,
 ):  # fmt: skip
     """The ranks of [low, high] between two neighbouring borders of a window, by one reading of what reaches it."""
     floor = at_rank(window_low, SHIFT)
     tl.debug_barrier()  # what was listed before may still be read
-    n_listed = listed(space, j, chunk_top >= floor, BLOCK)
-    zero = tl.zeros([READ, PIECE // WIDTH], tl.float32)
+    n_listed = listed(space, j, tops_of(row, space, j) >= floor, BLOCK)
+    zero = tl.zeros([WARPS, PIECE // WIDTH], tl.float32)
     sums = (zero, zero, zero, zero, zero, zero, zero, zero)
-    for first in range(0, n_listed, READ):
-        at = first + tl.arange(0, READ)
+    for first in range(0, n_listed, PASSED):
+        at = first + tl.arange(0, PASSED)
         chunk = tl.load(space.listing + at, mask=at < n_listed, other=0)
         _i, x = read_chunks(row, chunk, at < n_listed)
         f = measures(row, x, tl.load(space.tops + chunk), floor, by_count)

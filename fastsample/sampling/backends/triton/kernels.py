@@ -23,6 +23,7 @@ from .arithmetic import (
     LOG2E,
     inverse_temperature,
     logarithm,
+    min_p_threshold,
     philox,
     saturated_pow2,
     scaled_pow2,
@@ -30,7 +31,7 @@ from .arithmetic import (
 from .combine import max_and_min, nan_max, three_sums
 from .cut import find_cut
 from .draw import draw_from_candidates, draw_from_sums, share
-from .rows import BINS, Row, is_aligned, row_start, space_of, vectors_of
+from .rows import BINS, Row, is_aligned, row_start, space_of, tops_of, vectors_of
 from .shortlist import shortlist
 
 # Bits of `given`.
@@ -147,9 +148,10 @@ def chunk_statistics(
 
 
 @triton.jit
-def raw_statistics(row, space, j, chunk_top):
+def raw_statistics(row, space, j):
     """log of the sum of e^(x - top), entropy and self-certainty of the untouched row at temperature 1."""
     is_one = j * CHUNK < row.vocab
+    chunk_top = tops_of(row, space, j)
     e = tl.load(space.moments + j, mask=is_one, other=0.0).to(tl.float64)
     ed = tl.load(space.moments + row.chunks + j, mask=is_one, other=0.0).to(tl.float64)
     down = tl.load(space.moments + 2 * row.chunks + j, mask=is_one, other=0.0).to(tl.float64)
@@ -213,13 +215,15 @@ def finish_rows(
         row = Row(x=start, vocab=vocab, vectors=vectors_of(start, vocab), chunks=chunks, c=c, top=top)
         is_greedy = t == 0
         is_counted = (k > 0) & (k < vocab)
-        n = tl.full((), 0, tl.int32)
+        n, near = tl.full((), 0, tl.int32), tl.full((), float("-inf"), tl.float32)
         cut_x, cut_i = tl.full((), float("-inf"), tl.float32), tl.full((), LAST, tl.int32)
         n_kept = tl.where(is_greedy, 1, vocab)
         if (is_counted | (p < 1) | (m > 0)) & (is_greedy == 0):
-            n = shortlist(row, space, j, chunk_top, lowest_top, is_counted, k, p, m, BLOCK, CAPACITY)
+            if m > 0:
+                near = min_p_threshold(m)
+            n = shortlist(row, space, j, lowest_top, is_counted, k, p, near, BLOCK, CAPACITY)
             if n == 0:
-                cut_x, cut_i, n_kept = find_cut(row, space, j, chunk_top, lowest_top, k, p, m, BLOCK, CAPACITY, SHIFT)
+                cut_x, cut_i, n_kept = find_cut(row, space, j, lowest_top, k, p, near, BLOCK, CAPACITY, SHIFT)
         # Here, not above: what waits through the search for the cut would be spilled.
         u1, u2 = philox(
             parameter(seed, seed_rows, b, (given & SEED) > 0).to(tl.uint64),
@@ -228,19 +232,17 @@ def finish_rows(
         )
         if n > 0:
             chunk, of_chunk, total, is_kept = draw_from_candidates(
-                row, space, tokens + b, n, is_counted, p < 1, m, u1, u2, CAPACITY
+                row, space, tokens + b, n, is_counted, p < 1, near, u1, u2, CAPACITY
             )
             if WITH_STATS:
                 n_kept = tl.sum(is_kept.to(tl.int32))
         else:
-            chunk, of_chunk, total = draw_from_sums(
-                row, space, tokens + b, j, chunk_top, is_greedy, cut_x, cut_i, u1, u2, BLOCK
-            )
+            chunk, of_chunk, total = draw_from_sums(row, space, tokens + b, j, is_greedy, cut_x, cut_i, u1, u2, BLOCK)
         if WITH_STATS:
             tl.debug_barrier()
             token = tl.load(tokens + b)
             part = share(row, space, token, chunk, of_chunk, total)
-            log_sum, row_entropy, certainty = raw_statistics(row, space, j, chunk_top)
+            log_sum, row_entropy, certainty = raw_statistics(row, space, j)
             x_token = tl.load(row.x + token).to(tl.float64)
             tl.store(logprob + b, tl.where(is_greedy, 0.0, logarithm(part)).to(tl.float32))
             tl.store(raw_logprob + b, (x_token - top.to(tl.float64) - log_sum).to(tl.float32))

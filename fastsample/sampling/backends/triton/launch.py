@@ -20,7 +20,7 @@ from ..workspace import room_for_edited
 name = "triton"
 MAX_VOCAB = 2**20
 CAPACITY = 512  # candidates among which a row's cut is found
-BINS, PLACES = 256, 9  # words of a row: see rows.py
+BINS, PLACES = 256, 8  # words of a row: see rows.py
 THREADS = 128  # of a program of the first kernel
 FINISHERS = 128  # threads of a program of the second kernel
 RESIDENT = 8  # programs of the first kernel that a multiprocessor holds at once
@@ -72,6 +72,15 @@ def second_constants(with_stats: bool, chunks: int, dtype: torch.dtype) -> dict[
     return dict(WITH_STATS=with_stats, CAPACITY=CAPACITY, BLOCK=block, SHIFT=SHIFT[dtype])
 
 
+def second_options(major: int | None) -> dict[str, int]:
+    """Compile options of the second kernel, by the compute capability of an NVIDIA device; None for others.
+
+    Of a program that needs 170 to 200 registers these compilers make one of 168, for the sake of a third program on a
+    multiprocessor, and spill the rest. Allowed all of them, they spill nothing. Witness: bench/kernel_cost.py.
+    """
+    return dict(maxnreg=255) if major in (9, 12) else {}
+
+
 def chunks_of(vocab: int) -> int:
     """Chunks of a row, the last of which may be short."""
     return -(-vocab // CHUNK)
@@ -90,12 +99,14 @@ def programs(rows: int, chunks: int, tile: int, processors: int) -> int:
 
 
 @functools.lru_cache(None)
-def _device(device: torch.device) -> tuple[int, int]:
-    """Multiprocessors, and threads of a warp. The interpreter has none: a few programs show what many would."""
+def _device(device: torch.device) -> tuple[int, int, int | None]:
+    """Multiprocessors, threads of a warp, and the major compute capability of an NVIDIA device. The interpreter has
+    none: a few programs show what many would."""
     if device.type == "cpu":
-        return 1, 32
+        return 1, 32, None
     properties = torch.cuda.get_device_properties(device)
-    return properties.multi_processor_count, getattr(properties, "warp_size", 32)  # torch 2.4 does not say
+    warp = getattr(properties, "warp_size", 32)  # torch 2.4 does not say
+    return properties.multi_processor_count, warp, None if torch.version.hip else properties.major
 
 
 def sample(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None) -> int | None:
@@ -127,7 +138,7 @@ def _launch(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None) -> Non
     # Of this call alone: what outlives a call comes from a graph's own memory in a capture, and is lost with it.
     memory = torch.empty(case.rows * words(chunks, with_stats), dtype=torch.int64, device=case.logits.device)
     given = arguments(case, memory, with_stats)
-    processors, warp = _device(case.logits.device)
+    processors, warp, major = _device(case.logits.device)
     splits = programs(case.rows, chunks, THREADS // share(with_stats), processors)
     kernels.chunk_statistics[case.rows, splits](
         *given, **first_constants(with_stats), num_warps=THREADS // warp, enable_fp_fusion=False
@@ -139,6 +150,7 @@ def _launch(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None) -> Non
         **second_constants(with_stats, chunks, case.logits.dtype),
         num_warps=FINISHERS // warp,
         enable_fp_fusion=False,
+        **second_options(major),
     )
 
 

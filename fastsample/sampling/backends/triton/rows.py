@@ -17,7 +17,7 @@ from .arithmetic import CHUNK
 
 BINS = tl.constexpr(256)  # of a histogram of the chunks' maxima
 # Places of `Space.found`: what one thread found and all read behind a barrier, which is cheaper than a reduction.
-PART, LISTED, GATHERED, FULLEST, BY_COUNT, BY_MASS, TOTAL, DRAWN, TOKEN, PLACES = (tl.constexpr(i) for i in range(10))
+PART, LISTED, GATHERED, FULLEST, BY_COUNT, BY_MASS, TOTAL, DRAWN, PLACES = (tl.constexpr(i) for i in range(9))
 
 
 class Row(NamedTuple):
@@ -74,6 +74,13 @@ def space_of(memory, b, words, chunks, CAPACITY: tl.constexpr):
 
 
 @triton.jit
+def tops_of(row, space, j):
+    """The maxima of chunks j; -inf where there is none. Loaded where they are needed: kept, they and what is computed
+    of them would be spilled."""
+    return tl.load(space.tops + j, mask=j < row.chunks, other=float("-inf"))
+
+
+@triton.jit
 def row_start(logits, stride, count, indices, b, is_given):
     """Where output b's row starts, and whether there is such a row. Offsets are 64 bits wide."""
     row = tl.load(indices + b, mask=is_given, other=b.to(tl.int64))
@@ -104,13 +111,14 @@ def read(row, at, i, is_one):
     x = tl.load(at, mask=is_one & (i < row.vectors), other=float("-inf")).to(tl.float32)
     if row.vectors < row.vocab:
         rest = is_one & (i >= row.vectors) & (i < row.vocab)
-        x = tl.where(rest, tl.load(at, mask=rest, other=float("-inf")).to(tl.float32), x)
+        x = tl.maximum(x, tl.load(at, mask=rest, other=float("-inf")).to(tl.float32))
     return x
 
 
 # Chunks [N] are read as [PIECES, N, PIECE]: a warp has a chunk, a thread WIDTH neighbours of each piece, as many as
 # there are 32-bit numbers in 16 bytes, so that tokens and what comes of them are spread over the threads alike.
 PIECES, PIECE, WIDTH = tl.constexpr(2), tl.constexpr(128), tl.constexpr(4)
+WARPS = tl.constexpr(4)  # of 32 threads: chunk n is of warp n % WARPS
 
 
 @triton.jit
@@ -130,9 +138,10 @@ def read_chunks(row, chunk, is_one):
 
 @triton.jit
 def of_threads(f):
-    """Sums of what each thread has of a chunk: [PIECES, N, PIECE] to [N, PIECE / WIDTH]."""
+    """Sums of what each thread has of chunks: [PIECES, N, PIECE] to [WARPS, PIECE / WIDTH]."""
     f = tl.sum(f, 0)
-    return tl.sum(tl.reshape(f, [f.shape[0], PIECE // WIDTH, WIDTH]), 2)
+    f = tl.sum(tl.reshape(f, [f.shape[0], PIECE // WIDTH, WIDTH]), 2)
+    return tl.sum(tl.reshape(f, [f.shape[0] // WARPS, WARPS, PIECE // WIDTH]), 0)
 
 
 @triton.jit

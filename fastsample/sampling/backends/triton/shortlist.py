@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .arithmetic import LOWEST, chunk_scale, mass, mass_target, min_p_threshold
+from .arithmetic import LOWEST, chunk_scale, mass, mass_target
 from .candidates import (
     count_candidates,
     find_by_mass,
@@ -19,7 +19,7 @@ from .candidates import (
     rank_candidates,
     weigh,
 )
-from .rows import BINS, BY_COUNT, BY_MASS, PART
+from .rows import BINS, BY_COUNT, BY_MASS, PART, tops_of
 
 MOST = tl.constexpr(256)  # chunks that a shortlist has at most
 MOST_COUNTED = tl.constexpr(384)  # of top_k: as many candidates and some more fit
@@ -49,7 +49,7 @@ def high_chunks(space, j, chunk_top, masses, low, high, by_count, goal):
 
 @triton.jit
 def shortlist(
-    row, space, j, chunk_top, lowest, is_counted, k, p, m, BLOCK: tl.constexpr, CAPACITY: tl.constexpr
+    row, space, j, lowest, is_counted, k, p, near, BLOCK: tl.constexpr, CAPACITY: tl.constexpr
 ):  # fmt: skip
     """Gathers candidates, and finds the cut among them.
 
@@ -58,6 +58,7 @@ def shortlist(
     """
     is_massed = (is_counted == 0) & (p < 1)
     sums = tl.load(space.sums + j, mask=(j < row.chunks) & is_massed, other=0)
+    chunk_top = tops_of(row, space, j)
     masses = mass(sums, chunk_scale(chunk_top, row.top, row.c))
     goal, from_ = k.to(tl.int64), row.top
     if is_counted | is_massed:
@@ -66,13 +67,13 @@ def shortlist(
         low = tl.where(is_counted, lowest, tl.maximum(lowest, row.top - 64.0 / row.c))
         from_ = high_chunks(space, j, chunk_top, masses, low, row.top, is_counted, goal)
     else:
-        from_ = row.top + (min_p_threshold(m) - 0.01) / row.c
+        from_ = row.top + (near - 0.01) / row.c
     n = tl.full((), 0, tl.int32)
     tries = tl.where(is_counted & (k > MOST_COUNTED), TRIES, 0)
     while tries < TRIES:
         tries += 1
         from_ = tl.where(from_ >= LOWEST, from_, LOWEST)
-        is_listed = chunk_top >= from_
+        is_listed = tops_of(row, space, j) >= from_
         n_listed = listed(space, j, is_listed, BLOCK)
         if n_listed > MOST:
             tries = TRIES
@@ -95,7 +96,7 @@ def shortlist(
                         tl.debug_barrier()
                     if is_massed:
                         n = tl.where(tl.load(space.found + BY_MASS) < 0, 0, gathered)
-                elif (from_ > LOWEST) & ((from_ - row.top) * row.c >= min_p_threshold(m)):
+                elif (from_ > LOWEST) & ((from_ - row.top) * row.c >= near):
                     n = tl.full((), 0, tl.int32)  # tokens that are no candidates may be as near
                     tries = TRIES
             if n > 0:
