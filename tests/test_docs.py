@@ -304,12 +304,21 @@ def test_what_is_said_of_learning_is_what_was_stored():
     ) in page  # fmt: skip
 
 
+def test_what_is_said_of_a_beam_is_what_was_stored():
+    """What a beam costs in docs/search.md, from bench/paths.json: two rounds beside a kept cache, and the books."""
+    page = " ".join(PAGES["docs/search.md"].read_text().split())
+    stored = json.loads((ROOT / "bench/paths.json").read_text())
+    assert [row["round"] for row in stored["measured"]] == [2, 3]
+    assert f"{stored['ratios']['kept']:.1f} times in rounds 2 and 3" in page
+    assert f"keep the books) takes {stored['books']['share']:.1%} of the time".replace("%", " %") in page
+
+
 def test_what_is_said_of_short_answers_is_what_was_stored():
     """Each figure of TOPS in docs/search.md, from bench/tops.json."""
     page = " ".join(PAGES["docs/search.md"].read_text().split())
     stored = json.loads((ROOT / "bench/tops.json").read_text())
     assert f"{stored['learn']} sums are asked at three efforts" in page
-    assert f"{stored['lessons']} of them have a right text" in page
+    assert f"{stored['lessons']} of them have a right text that was not cut" in page
     for name, label in (("right", "right texts, %"), ("tokens", "tokens of a text"), ("cut", "texts that were cut, %"),
                         ("of a right text", "tokens of a right text, 29 questions")):  # fmt: skip
         row, factor = stored["rows"][name], 100 if "%" in label else 1

@@ -109,7 +109,7 @@ def _no_answer(found: Found) -> str:
             f"no answer: {able} of {all_of_them} can be read, and the strategy took none of these; --texts shows them"
         )
     cut = sum(s.finish == "length" for s in found.samples)
-    why = f", {cut} of them cut by their length; raise --max-new-tokens" if cut else ""
+    why = f", {cut} of them cut by their length; raise --max-new-tokens, or the --budget" if cut else ""
     return f"no answer could be read in any of {all_of_them}{why}; --texts shows what they wrote"
 
 

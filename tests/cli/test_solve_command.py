@@ -327,7 +327,7 @@ def test_a_strategy_without_an_answer_says_why(tmp_path):
     assert done.exit_code == 1, done.output
     said = " ".join(done.output.split())
     assert "path 1: no answer (1 leg, limit)" in said
-    assert "in any of 2 finished paths, 2 of them cut by their length; raise --max-new-tokens; --texts shows" in said
+    assert "in any of 2 finished paths, 2 of them cut by their length; raise --max-new-tokens, or the" in said
     strategy = ("--strategy", "beam:n=2,m=2,until=,leg=1,depth=1", "--scorer", "signal:raw_logprob")
     done = run("2 + 2?", "-m", folder, *strategy, "--max-new-tokens", "5", *numbers)
     assert "no answer: no path came to its end" in " ".join(done.output.split())
