@@ -22,7 +22,8 @@ from .chat import ChatTokenizer
 from .job import Attempts, Job, News
 from .pool import Patience, Place, Pool
 from .probe import TRIAL, Hello, greet, one_of, same_ids, watch
-from .servers import Server, ServerError, http_client
+from .servers import Server, ServerError
+from .streams import client_of
 from .wire import Dialect, Piece, Usage, check
 
 WAIT = 0.5  # seconds that a step waits for news, so that whoever calls it can look around
@@ -97,16 +98,8 @@ class ServerEngine:
         self._pool = asyncio.run_coroutine_threadsafe(self._open(named, rooms), self._loop).result()
 
     async def _open(self, servers: Sequence[Server], rooms: Sequence[int]) -> Pool:
-        httpx = http_client()
         p = self.patience
-        places = []
-        for server, slots in zip(servers, rooms):
-            client = httpx.AsyncClient(
-                headers=server.headers | {"Connection": "close"},
-                timeout=httpx.Timeout(p.idle, connect=p.connect, pool=None),
-                limits=httpx.Limits(max_keepalive_connections=0, max_connections=None),
-            )
-            places.append(Place(server, client, slots))
+        places = [Place(s, client_of(s, p.connect, p.idle), slots) for s, slots in zip(servers, rooms)]
         return Pool(places, p)
 
     @property
@@ -178,7 +171,7 @@ class ServerEngine:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         for place in self._pool.places:
-            await place.client.aclose()
+            await place.client.close()
 
     def __enter__(self) -> ServerEngine:
         return self
