@@ -5,7 +5,8 @@
 The server is a made-up one in a process of its own. Questions of 64 samples of 100 tokens are voted on without a pause,
 so that starting, ending and judging are in it. Processor time is taken thread by thread. In the caller's thread it is
 the scheduler's (strategies, votes, bookkeeping) and the engine's. In the other one it is that of the connections, which
-a second run that throws their bytes away finds, and of what is read out of them. The last line is JSON.
+a second run that throws their bytes away finds, and of the rest: reading, and starting and closing streams early. The
+last line is JSON.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import date
 from itertools import count
 from pathlib import Path
@@ -29,7 +31,7 @@ from fastsample import Settings
 from fastsample.engines.base import Sample
 from fastsample.engines.openai.engine import ServerEngine
 from fastsample.engines.openai.servers import Server
-from fastsample.engines.openai.streams import Direct
+from fastsample.engines.openai.streams import Client
 from fastsample.solving.solve import solve_many
 from fastsample.strategies.question import Question
 
@@ -41,6 +43,10 @@ def serve(tokens: int) -> None:
     with Hostile(pause=0.1, length=tokens) as server:
         print(server.url, flush=True)
         time.sleep(3600)
+
+
+class EnoughError(Exception):
+    """All was looked at: what is still open need not be written to its end."""
 
 
 class Watched(ServerEngine):
@@ -100,8 +106,6 @@ def vote(url: str, seconds: float, tokens: int) -> dict[str, float]:
 
         def questions() -> Iterator[Question]:
             for n in count():
-                if looks and time.perf_counter() - start > WARM + seconds:
-                    return
                 yield Question(f"What is {n} + {n}?", str(n))
 
         step = engine.step
@@ -109,19 +113,23 @@ def vote(url: str, seconds: float, tokens: int) -> dict[str, float]:
         def watched() -> list[Sample]:
             if len(looks) < 2 and time.perf_counter() - start > WARM + len(looks) * seconds:
                 looks.append(engine.look())
+                if len(looks) == 2:
+                    raise EnoughError
             return step()
 
         engine.step = watched  # type: ignore[method-assign]
-        for _ in solve_many(None, engine.tokenizer, questions(), settings=settings, engine=engine, extractor="number"):
-            if len(looks) == 2:
-                break
+        with suppress(EnoughError):
+            for _ in solve_many(
+                None, engine.tokenizer, questions(), settings=settings, engine=engine, extractor="number"
+            ):
+                pass
     return {name: looks[1][name] - looks[0][name] for name in looks[0]}
 
 
 async def connections(url: str, seconds: float, tokens: int) -> tuple[float, int]:
     """The same streams, their bytes thrown away: processor seconds, and how many parts of a body came."""
-    client, came = Direct(Server(url), 10, 120), 0
-    body = json.dumps({"model": "words", "messages": [], "max_tokens": tokens, "stream": True}).encode()
+    client, came = Client(Server(url), 10, 120), 0
+    body = {"model": "words", "messages": [], "max_tokens": tokens, "stream": True}
 
     def take(data: bytes) -> bool:
         nonlocal came
@@ -130,7 +138,7 @@ async def connections(url: str, seconds: float, tokens: int) -> tuple[float, int
 
     async def one() -> None:
         while True:
-            async with client.post(url + "/v1/chat/completions", body) as answer:
+            async with client.post("/v1/chat/completions", body) as answer:
                 await answer.each(take)
 
     tasks = [asyncio.create_task(one()) for _ in range(SAMPLES)]
@@ -141,6 +149,7 @@ async def connections(url: str, seconds: float, tokens: int) -> tuple[float, int
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    await client.close()
     return spent, seen
 
 
@@ -169,7 +178,7 @@ def main() -> None:
         "scheduler": found["caller"] - found["engine"],
         "engine, caller's thread": found["engine"],
         "connections": client,
-        "reading of events": found["reader"] - client,
+        "reading, starting, closing": found["reader"] - client,
     }
     told = {
         name: {"of_a_core": round(spent / passed, 4), "us_per_token": round(1e6 * spent / tokens, 2)}

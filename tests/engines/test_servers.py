@@ -10,12 +10,10 @@ import pytest
 from hostile import LENGTH, MODEL, Hostile, whole
 
 from fastsample.engines.base import UNTOLD, Request
-from fastsample.engines.openai import streams
 from fastsample.engines.openai.chat import ChatTokenizer
 from fastsample.engines.openai.engine import ServerEngine
 from fastsample.engines.openai.pool import Patience, retry_after
 from fastsample.engines.openai.servers import Server, ServerError
-from fastsample.engines.openai.streams import Direct, Through
 from fastsample.engines.openai.wire import BrokenError, Events
 
 QUICK = Patience(connect=2, idle=0.3, retries=20, again=(0.001, 0.01), rest=(0.02, 0.1))
@@ -111,11 +109,9 @@ def test_a_server_whose_events_are_no_tokens():
         assert len(server.asked) == 4 + 4
 
 
-@pytest.mark.parametrize("lane", [Direct, Through])
 @pytest.mark.parametrize("fault", [*FAULTS, *HARMLESS])
-def test_every_fault_alone(fault, lane, monkeypatch):
-    """Twice, then no more: every sample is whole in the end, and no word is another's; directly and by httpx."""
-    monkeypatch.setattr(streams, "is_direct", lambda url: lane is Direct)
+def test_every_fault_alone(fault):
+    """Twice, then no more: every sample is whole in the end, and no word is another's."""
     with Hostile(lambda _, number: fault if 0 < number < 7 else None) as server, over(server) as engine:
         engine.submit([request()])
         engine.run()

@@ -1,4 +1,4 @@
-"""Connections of our own to servers: bodies in every framing, cut anywhere; certificates, proxies, what is no HTTP."""
+"""What is sent to servers and read from them: certificates, proxies, redirects, hang-ups, and what is no HTTP."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -18,13 +20,12 @@ from hostile import Hostile, whole
 from fastsample.engines.base import Request
 from fastsample.engines.openai.chat import ChatTokenizer
 from fastsample.engines.openai.engine import ServerEngine
-from fastsample.engines.openai.framing import LONGEST_SIZE, Body
 from fastsample.engines.openai.pool import Patience
-from fastsample.engines.openai.servers import Server
-from fastsample.engines.openai.streams import Direct, NoConnectionError, SilentError, Through, client_of, is_direct
+from fastsample.engines.openai.servers import Server, ServerError
+from fastsample.engines.openai.streams import Client, NoConnectionError, SilentError, proxy_of
 from fastsample.engines.openai.wire import BrokenError
 
-CHUNKED = {"transfer-encoding": "chunked"}
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
@@ -32,60 +33,6 @@ PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 def no_proxies(monkeypatch):
     for name in (*PROXIES, *map(str.lower, PROXIES)):
         monkeypatch.delenv(name, raising=False)
-
-
-@pytest.mark.parametrize(
-    ("headers", "sent"),
-    [
-        (CHUNKED, b"5\r\nhello\r\n006 ; a=b\r\n world\r\n0\r\nx: y\r\n\r\n"),
-        (CHUNKED, b"B;\r\nhello world\r\n0\r\n\r\n"),
-        ({"content-length": "11"}, b"hello world and more"),
-        ({}, b"hello world"),
-    ],
-)
-def test_a_body_in_any_pieces(headers, sent):
-    """Cut at any two bytes, it is the same."""
-    for first in range(len(sent) + 1):
-        for second in range(first, len(sent) + 1):
-            body = Body(headers)
-            found = body.feed(sent[:first]) + body.feed(sent[first:second]) + body.feed(sent[second:])
-            body.end()
-            assert (found, body.is_done) == (b"hello world", True)
-
-
-@pytest.mark.parametrize(
-    "sent",
-    [
-        b"5\r\nhello!\r\n",
-        b"\r\n",
-        b"-5\r\nhello\r\n",
-        b"0x5\r\nhello\r\n",
-        b"5 5\r\n",
-        b"f" * 16 + b"\r\n",
-        b"1" * 2000,
-    ],
-)
-def test_what_is_no_chunk(sent):
-    """It breaks, at once or at the end of the connection; a size of any length is not waited for."""
-    body = Body(CHUNKED)
-    with pytest.raises(BrokenError, match="a chunk"):
-        body.feed(sent)
-    assert len(body._rest) <= LONGEST_SIZE
-
-
-def test_what_is_no_body():
-    """Codings that were not asked for, a length that is none, an end before the end."""
-    for headers in (
-        {"transfer-encoding": "gzip, chunked"}, {"content-encoding": "br"}, {"content-length": "-1"},
-        {"content-length": "\u0663"},
-    ):  # fmt: skip
-        with pytest.raises(BrokenError):
-            Body(headers)
-    for headers, sent in ((CHUNKED, b"5\r\nhel"), (CHUNKED, b"5\r\nhello\r\n"), ({"content-length": "9"}, b"hello")):
-        body = Body(headers)
-        body.feed(sent)
-        with pytest.raises(BrokenError, match="closed in the middle"):
-            body.end()
 
 
 @contextmanager
@@ -97,7 +44,9 @@ def saying(*parts, context=None):
         try:
             with context.wrap_socket(connection, server_side=True) if context else connection as talk:
                 asked.append(talk.recv(1 << 16))
-                for part in parts:
+                while asked[-1].startswith(b"POST") and not asked[-1].endswith(b"}"):
+                    asked[-1] += talk.recv(1 << 16)
+                for part in parts[0] if isinstance(parts[0] if parts else b"", Iterator) else parts:
                     time.sleep(part) if isinstance(part, float) else talk.sendall(part)
         except OSError:
             pass
@@ -117,25 +66,32 @@ def saying(*parts, context=None):
         listening.close()
 
 
-def read(url, idle=2.0, connect=2.0, key=None):
-    """(status, headers, body) by a connection of our own."""
+def read(url, idle=2.0, connect=2.0, key=None, enough=1 << 30):
+    """(status, headers, body) of a request, read until so many bytes of the body have come."""
 
     async def ask():
-        body = bytearray()
-        async with Direct(Server(url, key=key), connect, idle).post(url + "/v1/x", b"{}") as answer:
-            await answer.each(lambda data: body.extend(data) or False)
-            return answer.status, answer.headers, bytes(body)
+        client, body = Client(Server(url, key=key), connect, idle), bytearray()
+
+        def take(data):
+            body.extend(data)
+            return len(body) >= enough
+
+        try:
+            async with client.post("/v1/x", {}) as answer:
+                await answer.each(take)
+                return answer.status, answer.headers, bytes(body)
+        finally:
+            await client.close()
 
     return asyncio.run(ask())
 
 
 def test_what_is_sent():
     """One whole request, which any server of HTTP/1.1 reads, and no connection that would be used again."""
-    with saying(
-        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nX: 1\r\nx: 2\r\ncontent-le", b"ngth: 2\r\n\r\nok"
-    ) as (url, asked):
+    parts = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nX-One: 1\r\ncontent-le", b"ngth: 2\r\n\r\nok"
+    with saying(*parts) as (url, asked):
         status, headers, body = read(url, key="sk-secret")
-    assert (status, headers["x"], body) == (200, "1, 2", b"ok")
+    assert (status, headers["x-one"], body) == (200, "1", b"ok")
     line, *lines = asked[0].decode().split("\r\n")
     assert line == "POST /v1/x HTTP/1.1"
     sent = dict(one.lower().split(": ", 1) for one in lines if ": " in one)
@@ -149,20 +105,20 @@ def test_what_is_sent():
     [
         ((b"SSH-2.0-OpenSSH\r\n\r\n",), BrokenError, "no HTTP"),
         ((b"HTTP/1.1 200 OK\r\nx: " + b"y" * (1 << 17),), BrokenError, "no HTTP"),
-        ((), BrokenError, "closed before an answer came"),
-        (
-            (b"HTTP/1.1 200 OK\r\n" + b"transfer-encoding: chunked\r\n\r\n5\r\nhel",),
-            BrokenError,
-            "closed in the middle",
-        ),
+        ((), BrokenError, "isconnected"),
+        ((CHUNKED + b"5\r\nhel",), BrokenError, "not completed"),
+        ((CHUNKED + b"5\r\nhello\r\n",), BrokenError, "not completed"),
+        ((CHUNKED + b"5\r\nhello\r\n", 0.1, b"no size\r\n", 5.0), (BrokenError, SilentError), "^$|no size"),
+        ((CHUNKED + b"5\r\nhello, hello\r\n", 5.0), (BrokenError, SilentError), "^$|no HTTP|hello"),
+        ((b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhello",), BrokenError, "not completed"),
         ((b"HTTP/1.1 200 OK\r\n\r\nhel", 5.0), SilentError, "^$"),
         ((5.0,), SilentError, "^$"),
     ],
 )
 def test_what_is_no_answer(parts, error, words):
-    """Each is told as what it is, and the connection is closed."""
+    """Each is told as what it is."""
     with saying(*parts) as (url, _), pytest.raises(error, match=words):
-        read(url, idle=0.3)
+        read(url, connect=2.0, idle=0.3)
 
 
 def test_no_connection():
@@ -181,15 +137,38 @@ def test_no_connection():
             one.close()
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl, which makes a certificate, is not installed")
-def test_a_certificate(tmp_path, monkeypatch):
-    """One that nobody vouches for is refused; named in SSL_CERT_FILE it is taken, for its own host alone."""
+def test_a_request_that_is_not_read():
+    """A server that takes a connection and reads nothing of a long prompt is silent, too."""
+
+    async def ask(url):
+        client = Client(Server(url), 2, 0.3)
+        try:
+            async with client.post("/v1/x", {"prompt": "x" * (32 << 20)}):
+                raise AssertionError("an answer came")
+        finally:
+            await client.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as deaf, pytest.raises(SilentError):
+        asyncio.run(asyncio.wait_for(ask(f"http://127.0.0.1:{deaf.getsockname()[1]}"), 10))
+
+
+@pytest.fixture
+def certified(tmp_path):
+    """(a server's context, the file of its certificate, which nobody vouches for)"""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl, which makes a certificate, is not installed")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "2", "-nodes"]
     made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-keyout", key, "-out", certificate, *subject]
     subprocess.run(made, check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
+    return context, certificate
+
+
+def test_a_certificate(certified, monkeypatch):
+    """One that nobody vouches for is refused; named in SSL_CERT_FILE it is taken, for its own host alone."""
+    context, certificate = certified
     with saying(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", context=context) as (url, asked):
         with pytest.raises(NoConnectionError, match=r"(?i)certificate"):
             read(url)
@@ -198,22 +177,88 @@ def test_a_certificate(tmp_path, monkeypatch):
         assert read(url)[2] == b"ok"
         with pytest.raises(NoConnectionError, match=r"(?i)certificate"):
             read(url.replace("localhost", "127.0.0.1"))
+        with pytest.raises(ServerError, match=r"cannot be trusted .*; name it in SSL_CERT_FILE"):
+            ServerEngine([url.replace("localhost", "127.0.0.1")])
 
 
-def test_where_a_proxy_stands_between(monkeypatch):
-    """httpx is asked then, which knows them; not for what the environment excepts."""
-    assert is_direct("http://a:8000")
+@pytest.mark.parametrize("is_encrypted", [False, True])
+def test_a_hang_up_is_heard_at_once(is_encrypted, certified, monkeypatch):
+    """A server that would write for ever cannot write on, while the client itself lives on."""
+    context, certificate = certified
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    written, chunk = [], b"5\r\nhello\r\n"
+
+    def endless():
+        yield CHUNKED
+        while True:
+            written.append(time.monotonic())
+            yield chunk
+            yield 0.005
+
+    with saying(endless(), context=context if is_encrypted else None) as (url, _):
+
+        async def hang_up():
+            client = Client(Server(url), 2, 2)
+            async with client.post("/v1/x", {}) as answer:
+                await answer.each(lambda data: True)
+            left = time.monotonic()
+            await asyncio.sleep(1)
+            await client.close()
+            return left
+
+        left = asyncio.run(hang_up())
+    assert written[0] < left
+    assert written[-1] < left + 0.5
+
+
+def test_a_redirect_is_not_followed():
+    """It is an answer like any other: what it names is asked for nothing, and gets no key."""
+    with saying(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok") as (other, asked):
+        sent = f"HTTP/1.1 307 X\r\nlocation: {other}/v1/x\r\ncontent-length: 0\r\n\r\n".encode()
+        with saying(sent) as (url, _):
+            assert read(url, key="sk-secret")[0] == 307
+            with pytest.raises(ServerError, match="answered with 307 and no list"):
+                ServerEngine([Server(url, key="sk-secret")])
+        assert asked == []
+
+
+def test_no_other_passwords(tmp_path, monkeypatch):
+    """What ~/.netrc holds is for other programs, with a key and without."""
+    (tmp_path / "netrc").write_text("machine localhost login me password hush\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with saying(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok") as (url, asked):
+        read(url, key="sk-secret")
+        read(url)
+    assert b"authorization: bearer sk-secret" in asked[0].lower()
+    assert b"authorization" not in asked[1].lower()
+
+
+def test_without_aiohttp(monkeypatch):
+    """A sentence with the remedy, before anything is begun."""
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    threads = threading.active_count()
+    with pytest.raises(ModuleNotFoundError, match="servers are reached by aiohttp; pip install aiohttp"):
+        ServerEngine(["http://127.0.0.1:9"])
+    assert threading.active_count() == threads
+
+
+def test_which_proxy(monkeypatch):
+    """That of the environment for the URL's scheme, or for all of them; none for what the environment excepts."""
+    assert proxy_of("http://a:8000") is None
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:1")
-    assert is_direct("http://a:8000")
-    assert not is_direct("https://a")
-    monkeypatch.setenv("ALL_PROXY", "http://proxy:1")
-    assert not is_direct("http://a:8000")
-    monkeypatch.setenv("NO_PROXY", "a,127.0.0.1")
-    assert is_direct("http://a:8000")
-    assert not is_direct("http://b:8000")
-    assert not is_direct("http://a:8000/ä")
-    assert isinstance(client_of(Server("http://b:8000"), 1, 1), Through)
-    assert isinstance(client_of(Server("http://a:8000"), 1, 1), Direct)
+    assert proxy_of("http://a:8000") is None
+    assert proxy_of("https://a") == "http://proxy:1"
+    monkeypatch.setenv("ALL_PROXY", "other:2")
+    assert proxy_of("http://a:8000") == "http://other:2"
+    monkeypatch.setenv("NO_PROXY", "a,127.0.0.1,.inside:80")
+    for url in ("http://a:8000", "https://a", "http://127.0.0.1:1", "http://x.a"):
+        assert proxy_of(url) is None
+    assert proxy_of("http://b:8000") == proxy_of("http://x.inside:81") == "http://other:2"
+    assert proxy_of("http://x.inside:80") is None
+    monkeypatch.setenv("ALL_PROXY", "socks5://me:hush@proxy:1")
+    with pytest.raises(ServerError, match="one of socks5 for http://b:8000; name another one") as caught:
+        ServerEngine(["http://b:8000"])
+    assert "hush" not in str(caught.value)
 
 
 def test_through_a_proxy(monkeypatch):
@@ -227,6 +272,17 @@ def test_through_a_proxy(monkeypatch):
             engine.run()
         assert (sample.error, whole(sample.text)) == (None, 0)
         assert proxy.headers[0]["host"] == "nowhere.invalid:8000"
+
+
+def test_a_proxy_hears_no_key(monkeypatch):
+    """It is asked for a connection to an encrypted server, with its own password alone, which no error repeats."""
+    with saying(b"HTTP/1.1 407 No\r\ncontent-length: 0\r\n\r\n") as (proxy, asked):
+        monkeypatch.setenv("HTTPS_PROXY", proxy.replace("//", "//me:hush@"))
+        with pytest.raises(NoConnectionError, match=r"the proxy answered 407: No$"):
+            read("https://nowhere.invalid", key="sk-secret")
+    assert asked[0].startswith(b"CONNECT nowhere.invalid:443 ")
+    assert b"sk-secret" not in asked[0]
+    assert b"proxy-authorization: basic bwu6ahvzaa==" in asked[0].lower()
 
 
 def test_the_standard_library_agrees():

@@ -90,9 +90,9 @@ class Attempts:
 
     async def _ask(self, place: Place, left: list[Sample]) -> None:
         server = place.server
-        body = json.dumps(body_of(left[0].request, self.job.dialect, len(left)), allow_nan=False).encode()
+        body = body_of(left[0].request, self.job.dialect, len(left))
         try:
-            async with place.client.post(server.url + self.job.dialect.path, body) as answer:
+            async with place.client.post(self.job.dialect.path, body) as answer:
                 await self._look(place, answer)
                 await self._read(place, answer, left)
         except NoConnectionError as error:

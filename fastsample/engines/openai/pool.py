@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -64,7 +63,7 @@ class Place:
 class Pool:
     """The servers of an engine."""
 
-    places: Sequence[Place]
+    places: list[Place]
     patience: Patience
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
