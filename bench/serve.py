@@ -20,12 +20,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
 
+import aiohttp
 import torch
 from served import local, serving
 
-from fastsample.engines.openai.servers import http_client
-
-httpx = http_client()
 CLIENTS = 64
 EXPECTED = {200, 400, 404, 413, 415, 429}
 SOME_END = {"<|assistant|>": {"a": 1.0}, "a": {"a": 0.97, "<|end|>": 0.03}}
@@ -57,18 +55,19 @@ def body_of(choose: random.Random) -> tuple[bytes, str]:
 async def client(url: str, end: float, seed: int, told: Counter) -> None:
     """Asks until the end; hangs up in the middle of three streams in ten."""
     choose = random.Random(seed)
-    async with httpx.AsyncClient(timeout=60) as http:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(sock_read=60)) as http:
         while time.monotonic() < end:
             data, kind = body_of(choose)
             leaves = choose.random() < 0.3
             try:
-                async with http.stream("POST", url, content=data, headers={"content-type": kind}) as answer:
-                    told[answer.status_code] += 1
-                    async for _ in answer.aiter_bytes():
+                async with http.post(url, data=data, headers={"content-type": kind}) as answer:
+                    told[answer.status] += 1
+                    async for _ in answer.content.iter_any():
                         if leaves and choose.random() < 0.2:
                             told["hung up"] += 1
+                            answer.close()
                             break
-            except httpx.HTTPError as error:
+            except (aiohttp.ClientError, asyncio.TimeoutError) as error:
                 told[type(error).__name__] += 1
 
 

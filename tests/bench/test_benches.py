@@ -281,10 +281,12 @@ def test_prefix():
 
 
 def test_server_cost():
-    """Samples of a made-up server: tokens came, and what they cost is told."""
-    found = json.loads(run("server_cost.py", "--seconds", 1).splitlines()[-1])
+    """Samples of a made-up server: tokens came, and what they cost is told part by part."""
+    found = json.loads(run("server_cost.py", "--seconds", 3, "--tokens", 20).splitlines()[-1])
     assert found["tokens_per_second"] > 0
-    assert 0 < found["of_a_core"] < 2
+    parts = {name: row["of_a_core"] for name, row in found["parts"].items()}
+    assert 0 < parts["scheduler"] < parts["all"] < 2
+    assert parts["connections"] > 0
 
 
 def test_serve():

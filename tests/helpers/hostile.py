@@ -11,13 +11,17 @@ import json
 import threading
 from collections import Counter
 from itertools import count
+from urllib.parse import urlsplit
 
 LENGTH = 6
 MODEL = "words"
 
 
 class Hostile:
-    """fault: (request body, number of the request) -> the name of a fault, or None for none; see `_write`."""
+    """fault: (request body, number of the request) -> the name of a fault, or None for none; see `_write`.
+
+    serial: of a request's body -> the sample's number, where a server repeats its texts; entered again, it has its port
+    """
 
     def __init__(
         self,
@@ -29,9 +33,11 @@ class Hostile:
         models=(MODEL,),
         owner="",
         has_draw=False,
+        serial=None,
     ):
         self.fault, self.pause, self.length, self.key = fault, pause, length, key
         self.models, self.owner, self.has_draw = models, owner, has_draw
+        self.serial, self.port = serial, 0
         self.faults = Counter()
         self.asked = []  # bodies
         self.headers = []
@@ -45,7 +51,7 @@ class Hostile:
         ready = threading.Event()
 
         async def serve():
-            self.server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
+            self.server = await asyncio.start_server(self._answer, "127.0.0.1", self.port)
             self.port = self.server.sockets[0].getsockname()[1]
             ready.set()
 
@@ -73,17 +79,19 @@ class Hostile:
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             line, *rest = head.splitlines()
+            method, target, _ = line.split(" ")
+            path = urlsplit(target).path  # a proxy is sent the whole URL
             headers = dict(h.lower().split(": ", 1) for h in rest if ": " in h)
             body = json.loads(await reader.readexactly(int(headers.get("content-length", 0))) or b"{}")
             if self.key and headers.get("authorization") != f"bearer {self.key}".lower():
                 await self._say(writer, 401, {"error": {"message": f"wrong key {headers.get('authorization')}"}})
-            elif "GET /v1/models" in line:
+            elif method == "GET" and path == "/v1/models":
                 listed = [{"id": m, "owned_by": self.owner} for m in self.models]
                 await self._say(writer, 200, {"object": "list", "data": listed})
             elif "fs_is_here" in body.get("vllm_xargs", ()):  # the look for our draw, which no sample comes of
                 told = {"error": {"message": "fastsample draws by fs_temperature, got fs_is_here"}}
                 await self._say(writer, *((400, told) if self.has_draw else (200, {"choices": []})))
-            elif "POST /v1/" in line:
+            elif method == "POST" and path.startswith("/v1/"):
                 self.asked.append(body)
                 self.headers.append(headers)
                 self.open += 1
@@ -122,7 +130,7 @@ class Hostile:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")
         is_chat = "messages" in body
         n = body.get("n", 1)
-        serials = [next(self._serials) for _ in range(n)]
+        serials = [next(self._serials) if self.serial is None else self.serial(body) for _ in range(n)]
         length = min(self.length, body["max_tokens"])
 
         async def send(value):

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from http_client import httpx
 from served import local, serving
 
-from fastsample.engines.openai.servers import http_client
-
-httpx = http_client()
 CHAT = "/v1/chat/completions"
 ASKED = {"model": "tiny", "messages": [{"role": "user", "content": "2 + 2?"}], "max_tokens": 8}
 

@@ -9,13 +9,12 @@ import time
 
 import pytest
 from hostile import Hostile
+from http_client import httpx
 from served import local, serving
 
 from fastsample.engines.openai.engine import ServerEngine
 from fastsample.engines.openai.pool import Patience
-from fastsample.engines.openai.servers import http_client
 
-httpx = http_client()
 CHAT = "/v1/chat/completions"
 LONG = {"model": "tiny", "messages": [{"role": "user", "content": "2?"}], "max_tokens": 4000, "n": 2}
 

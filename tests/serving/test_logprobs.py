@@ -7,13 +7,12 @@ import math
 
 import bigram
 import pytest
+from http_client import httpx
 from served import local, serving
 
 from fastsample import solve
-from fastsample.engines.openai.servers import http_client
 from fastsample.serving.likeliest import Spelling, shown
 
-httpx = http_client()
 ASKED = {"model": "tiny", "messages": [{"role": "user", "content": "2 + 2?"}], "max_tokens": 8, "seed": 3}
 PROMPT = {"model": "tiny", "prompt": "<|assistant|>", "max_tokens": 4, "seed": 3}
 

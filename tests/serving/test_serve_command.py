@@ -9,12 +9,11 @@ import socket
 import subprocess
 import sys
 
+from http_client import httpx
 from typer.testing import CliRunner
 
 from fastsample.cli import main
-from fastsample.engines.openai.servers import http_client
 
-httpx = http_client()
 COMMAND = [sys.executable, "-c", "from fastsample.cli import main; main()", "serve"]
 
 

@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from queue import Empty, SimpleQueue
 from struct import pack
-from typing import Any
+from typing import Any, TypeVar
 
 from ..base import UNTOLD, Request, Sample, Traits, numbered
 from .chat import ChatTokenizer
 from .job import Attempts, Job, News
 from .pool import Patience, Place, Pool
 from .probe import TRIAL, Hello, greet, one_of, same_ids, watch
-from .servers import Server, ServerError, http_client
+from .servers import Server, ServerError
+from .streams import Client, http_client
 from .wire import Dialect, Piece, Usage, check
 
+Found = TypeVar("Found")
 WAIT = 0.5  # seconds that a step waits for news, so that whoever calls it can look around
 
 
@@ -60,21 +62,36 @@ class ServerEngine:
             raise ServerError("servers must name at least one, and none of them twice")
         if top_logprobs not in (0, 20):
             raise ServerError(f"top_logprobs must be 0 or 20, got {top_logprobs}; 20 is what a certainty is made of")
+        http_client()  # look whether it is there, before anything is begun
         self.patience = patience or Patience()
         self.on_piece = on_piece
-        self.hellos = [greet(server, self.patience.connect) for server in named]
-        hello: Hello = one_of(self.hellos)
-        if tokenizer is not None:
-            for server, each in zip(named, self.hellos):
-                same_ids(server, each, tokenizer, self.patience.connect)
+        self.steps = self.prefill_tokens = self.wasted_tokens = 0
+        self.waiting: list[Sample] = []
+        self._submitted = 0
+        self._running: dict[int, Sample] = {}  # by id
+        self._jobs: dict[int, tuple[Job, Future[None]]] = {}  # by the id of each of a job's samples that is open
+        self._news: SimpleQueue[News] = SimpleQueue()
+        self._pool = Pool([], self.patience)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fastsample-servers", daemon=True)
+        self._thread.start()
+        try:
+            self.hellos: list[Hello] = self._wait(self._greet(named))
+            hello = one_of(self.hellos)
+            if tokenizer is not None:
+                for place, each in zip(self._pool.places, self.hellos):
+                    self._wait(same_ids(place.client, each, tokenizer, self.patience.connect))
+            rooms = [place.slots for place in self._pool.places]
+            self.slots = slots or sum(rooms)
+            if self.slots < 1:
+                raise ServerError(f"slots must be at least 1, got {slots}")
+        except BaseException:
+            self.close()
+            raise
         self.tokenizer = ChatTokenizer() if tokenizer is None else tokenizer
         self.dialect = Dialect(
             hello.kind, hello.model, tokenizer is not None, top_logprobs > 0, seeds, has_draw=hello.has_draw
         )
-        rooms = [min(s.slots, h.slots or s.slots) for s, h in zip(named, self.hellos)]
-        self.slots = slots or sum(rooms)
-        if self.slots < 1:
-            raise ServerError(f"slots must be at least 1, got {slots}")
         # llama.cpp reads equal prompts again for each request, and once for a request of n samples.
         self._most = min(rooms) if hello.kind == "llama.cpp" else 1
         self.traits = Traits(
@@ -85,29 +102,21 @@ class ServerEngine:
             cancels="group" if self._most > 1 else "sample",
             token_ids=tokenizer is not None and hello.kind == "vllm",
         )
-        self.steps = self.prefill_tokens = self.wasted_tokens = 0
-        self.waiting: list[Sample] = []
-        self._submitted = 0
-        self._running: dict[int, Sample] = {}  # by id
-        self._jobs: dict[int, tuple[Job, Future[None]]] = {}  # by the id of each of a job's samples that is open
-        self._news: SimpleQueue[News] = SimpleQueue()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="fastsample-servers", daemon=True)
-        self._thread.start()
-        self._pool = asyncio.run_coroutine_threadsafe(self._open(named, rooms), self._loop).result()
 
-    async def _open(self, servers: Sequence[Server], rooms: Sequence[int]) -> Pool:
-        httpx = http_client()
-        p = self.patience
-        places = []
-        for server, slots in zip(servers, rooms):
-            client = httpx.AsyncClient(
-                headers=server.headers | {"Connection": "close"},
-                timeout=httpx.Timeout(p.idle, connect=p.connect, pool=None),
-                limits=httpx.Limits(max_keepalive_connections=0, max_connections=None),
-            )
-            places.append(Place(server, client, slots))
-        return Pool(places, p)
+    def _wait(self, asked: Coroutine[Any, Any, Found]) -> Found:
+        """Have the other thread do something, and wait for what it finds."""
+        return asyncio.run_coroutine_threadsafe(asked, self._loop).result()
+
+    async def _greet(self, servers: Sequence[Server]) -> list[Hello]:
+        """Give each server its place, and ask what it is."""
+        p, hellos = self.patience, []
+        for server in servers:
+            client = Client(server, p.connect, p.idle)
+            place = Place(server, client, server.slots)
+            self._pool.places.append(place)
+            hellos.append(await greet(client, p.connect))
+            place.slots = min(server.slots, hellos[-1].slots or server.slots)
+        return hellos
 
     @property
     def running(self) -> list[Sample]:
@@ -167,7 +176,7 @@ class ServerEngine:
         if not self._thread.is_alive():
             return
         self.cancel([*self.waiting, *self.running])
-        asyncio.run_coroutine_threadsafe(self._shut(), self._loop).result()
+        self._wait(self._shut())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -178,7 +187,7 @@ class ServerEngine:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         for place in self._pool.places:
-            await place.client.aclose()
+            await place.client.close()
 
     def __enter__(self) -> ServerEngine:
         return self
@@ -195,7 +204,7 @@ class ServerEngine:
         text = self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
         request = Request(tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]), max_new_tokens=TRIAL)
         for place in self._pool.places:
-            sentence = watch(place.server, self.dialect, request, self.patience.idle)
+            sentence = self._wait(watch(place.client, self.dialect, request, self.patience.idle))
             if sentence is not None:
                 self.traits = replace(self.traits, cancels="none")
                 return sentence

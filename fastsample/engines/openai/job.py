@@ -10,7 +10,7 @@ from typing import Any
 
 from ..base import Sample
 from .pool import Place, Pool, retry_after
-from .servers import http_client
+from .streams import Answer, NoConnectionError, SilentError
 from .wire import BrokenError, Dialect, Events, Piece, Usage, body_of, error_in, pieces_of, reading_of, usage_of
 
 PASSING = frozenset({408, 409, 425, 429})  # and 5xx: another try may be answered
@@ -89,35 +89,36 @@ class Attempts:
         self.tell(News(self.job, "failed", samples=self._left(), error=reason))
 
     async def _ask(self, place: Place, left: list[Sample]) -> None:
-        httpx, server = http_client(), place.server
+        server = place.server
         body = body_of(left[0].request, self.job.dialect, len(left))
         try:
-            async with place.client.stream("POST", server.url + self.job.dialect.path, json=body) as answer:
+            async with place.client.post(self.job.dialect.path, body) as answer:
                 await self._look(place, answer)
                 await self._read(place, answer, left)
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        except NoConnectionError as error:
             self.pool.refused(place)
             raise _AgainError(f"{server.url} takes no connection ({server.words(str(error))})", wait=False) from None
-        except httpx.ReadTimeout:
+        except SilentError:
             raise _AgainError(f"{server.url} was silent for {self.pool.patience.idle:g} s") from None
-        except (httpx.HTTPError, BrokenError) as error:
-            words = server.words(str(error)) or type(error).__name__
-            raise _AgainError(f"an answer of {server.url} broke off ({words})") from None
+        except BrokenError as error:
+            raise _AgainError(f"an answer of {server.url} broke off ({server.words(str(error))})") from None
 
-    async def _look(self, place: Place, answer: Any) -> None:
+    async def _look(self, place: Place, answer: Answer) -> None:
         """Raise for a status that is no success, and for an answer that is no stream."""
-        status, server = answer.status_code, place.server
+        status, server = answer.status, place.server
         is_stream = answer.headers.get("content-type", "").startswith("text/event-stream")
         if status == 200 and is_stream:
             return
-        said = b""
-        async for data in answer.aiter_bytes():
-            said += data
-            if len(said) > MOST_READ:
-                break
-        words = server.words(_sentence_in(said))
+        said = bytearray()
+
+        def take(data: bytes) -> bool:
+            said.extend(data)
+            return len(said) > MOST_READ
+
+        await answer.each(take)
+        words = server.words(_sentence_in(bytes(said)))
         if status == 200:
-            found = error_in(_json(said))
+            found = error_in(_json(bytes(said)))
             if found is None:
                 raise BrokenError(f"no stream of events but {answer.headers.get('content-type')}")
             self._raise_error(place, server.words(found[0]), found[1])
@@ -134,40 +135,43 @@ class Attempts:
             raise RefusedError(sentence)
         raise _AgainError(sentence)
 
-    async def _read(self, place: Place, answer: Any, left: list[Sample]) -> None:
+    async def _read(self, place: Place, answer: Answer, left: list[Sample]) -> None:
         """Tell what comes, until the server says that it is done.
 
         A single sample's end is told only once the server's count of its tokens has come: where fewer were written
         than came here, something came twice.
         """
-        events, loop, httpx = Events(), asyncio.get_running_loop(), http_client()
+        events, clock = Events(), asyncio.get_running_loop().time
         held: list[tuple[Sample, Piece]] = []
-        came, usage, last = 0, None, loop.time()
+        came, usage, last = 0, None, clock()
         before, is_repeated = None, False
         told: set[int] = set()  # choices of which the reading was told
+
+        def take(data: bytes) -> bool:
+            nonlocal came, usage, last, before, is_repeated
+            now: list[tuple[Sample, Piece]] = []
+            for event in events.feed(data):
+                found = error_in(event)
+                if found is not None:
+                    self._raise_error(place, place.server.words(found[0]), found[1])
+                usage = usage_of(event) or usage
+                is_repeated, before = is_repeated or event == before, event
+                self._tell_reading(event, left, told)
+                for sample, piece in self._of(pieces_of(event), left):
+                    came += len(piece.tokens)
+                    if piece.finish is not None:
+                        self.ended.add(id(sample))
+                    (held if piece.finish is not None and len(left) == 1 else now).append((sample, piece))
+            if now:
+                self.tell(News(self.job, "pieces", pieces=now))
+                last = clock()
+            elif clock() - last > PINGS * self.pool.patience.idle:
+                raise BrokenError("pings and no news")
+            return events.is_done
+
         try:
-            async for data in answer.aiter_bytes():
-                now: list[tuple[Sample, Piece]] = []
-                for event in events.feed(data):
-                    found = error_in(event)
-                    if found is not None:
-                        self._raise_error(place, place.server.words(found[0]), found[1])
-                    usage = usage_of(event) or usage
-                    is_repeated, before = is_repeated or event == before, event
-                    self._tell_reading(event, left, told)
-                    for sample, piece in self._of(pieces_of(event), left):
-                        came += len(piece.tokens)
-                        if piece.finish is not None:
-                            self.ended.add(id(sample))
-                        (held if piece.finish is not None and len(left) == 1 else now).append((sample, piece))
-                if now:
-                    self.tell(News(self.job, "pieces", pieces=now))
-                    last = loop.time()
-                if events.is_done:
-                    break
-                if loop.time() - last > PINGS * self.pool.patience.idle:
-                    raise BrokenError("pings and no news")
-        except (httpx.HTTPError, BrokenError):
+            await answer.each(take)
+        except (BrokenError, SilentError):
             if not held:  # what follows an end may be missing
                 raise
         if held and usage is not None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from hashlib import blake2b
 from time import time
-from typing import Any
 
 from .servers import Server
+from .streams import Client
 
 MISFITS = 4  # after so many and none that fits, a server's events are no tokens: some gateways cut texts otherwise
 LONGEST_REST = 300.0  # seconds that a server may ask us to wait; one that asks for more is asked again then
@@ -42,10 +41,10 @@ class Patience:
 
 @dataclass(eq=False)
 class Place:
-    """A server, how many samples it may have and has open; client: of httpx, one that keeps no connection."""
+    """A server, how many samples it may have and has open; client: keeps no connection."""
 
     server: Server
-    client: Any
+    client: Client
     slots: int
     open: int = 0
     rests_until: float = 0.0
@@ -64,7 +63,7 @@ class Place:
 class Pool:
     """The servers of an engine."""
 
-    places: Sequence[Place]
+    places: list[Place]
     patience: Patience
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any
 
 from ..base import Request
 from ..vllm.asked import NAMES, PREFIX
-from .servers import Server, ServerError, http_client
-from .wire import Dialect, body_of
+from .servers import ServerError
+from .streams import Client, NoConnectionError, SilentError
+from .wire import BrokenError, Dialect, body_of
 
 OWNERS = {"vllm": "vllm", "llamacpp": "llama.cpp", "sglang": "sglang"}
 SHOWN = 5  # models in a sentence
 SAME = "Zwei 2 + zwei 2 = 4.\nÄ ✓ 你好"  # what two tokenizers must read alike
 TRIAL = 200  # tokens of the text that is closed after ten: more than are written in the time of a look
+FAILED = (NoConnectionError, SilentError, BrokenError)
 SETTLE = 2.0  # seconds in which a server must have ended what was closed
 
 
@@ -35,9 +39,9 @@ class Hello:
     has_draw: bool = False
 
 
-def greet(server: Server, seconds: float = 10.0) -> Hello:
+async def greet(client: Client, seconds: float = 10.0) -> Hello:
     """Ask a server what it is and serves; raises ServerError with what is wrong and what to do."""
-    models = _models(server, seconds)
+    server, models = client.server, await _models(client, seconds)
     listed = [m for m in models if isinstance(m, dict) and isinstance(m.get("id"), str)] if models is not None else []
     names = [m["id"] for m in listed]
     model = server.model
@@ -52,23 +56,21 @@ def greet(server: Server, seconds: float = 10.0) -> Hello:
     kind = OWNERS.get(owner.lower(), "openai") if server.kind == "auto" else server.kind
     name, slots, has_draw = kind, None, False
     if kind == "vllm":
-        name = _named(kind, _asked(server, "/version", seconds).get("version"))
-        has_draw = _has_draw(server, model, seconds)
+        name = _named(kind, (await _asked(client, "/version", seconds)).get("version"))
+        has_draw = await _has_draw(client, model, seconds)
     elif kind == "llama.cpp":
-        props = _asked(server, "/props", seconds)
+        props = await _asked(client, "/props", seconds)
         name = _named(kind, props.get("build_info"))
         slots = props.get("total_slots") if type(props.get("total_slots")) is int else None
     return Hello(kind, name, model, slots or None, has_draw)
 
 
-def _has_draw(server: Server, model: str, seconds: float) -> bool:
+async def _has_draw(client: Client, model: str, seconds: float) -> bool:
     """Whether our draw was loaded into a vLLM server: it refuses an unknown field, and vLLM itself takes any."""
-    httpx = http_client()
     body = {"model": model, "prompt": "x", "max_tokens": 1, "temperature": 0, "vllm_xargs": {PREFIX + "is_here": 1}}
-    with suppress(httpx.HTTPError):
-        with httpx.Client(headers=server.headers, timeout=httpx.Timeout(seconds)) as client:
-            answer = client.post(server.url + "/v1/completions", json=body)
-        return bool(answer.status_code == 400 and PREFIX + NAMES[0] in answer.text)
+    with suppress(*FAILED):
+        status, said = await client.ask("/v1/completions", seconds, body)
+        return status == 400 and (PREFIX + NAMES[0]).encode() in said
     return False
 
 
@@ -90,59 +92,54 @@ def one_of(hellos: Sequence[Hello]) -> Hello:
     return first
 
 
-def _models(server: Server, seconds: float) -> list[Any] | None:
+async def _models(client: Client, seconds: float) -> list[Any] | None:
     """What /v1/models lists; None where a server has no such list."""
-    httpx, url = http_client(), server.url
+    server, url = client.server, client.server.url
     try:
-        with httpx.Client(headers=server.headers, timeout=httpx.Timeout(seconds)) as client:
-            answer = client.get(url + "/v1/models")
-    except httpx.TimeoutException:
+        status, said = await client.ask("/v1/models", seconds)
+    except SilentError:
         raise ServerError(f"{url} did not answer within {seconds:g} s; look whether the server is up") from None
-    except httpx.HTTPError as error:
+    except (NoConnectionError, BrokenError) as error:
         words = server.words(str(error))
         if "CERTIFICATE" in words.upper():
             raise ServerError(
                 f"the certificate of {url} cannot be trusted ({words}); name it in SSL_CERT_FILE"
             ) from None
         raise ServerError(f"no server answers at {url} ({words}); look at the URL, and whether it is up") from None
-    if answer.status_code in (401, 403):
+    if status in (401, 403):
         remedy = "the key that it was given is a wrong one" if server.key else "it asks for a key"
-        raise ServerError(f"{url} refuses us ({answer.status_code}): {remedy}; set FASTSAMPLE_API_KEY")
+        raise ServerError(f"{url} refuses us ({status}): {remedy}; set FASTSAMPLE_API_KEY")
     try:
-        listed = answer.json().get("data") if answer.status_code == 200 else None
+        listed = json.loads(said).get("data") if status == 200 else None
     except (ValueError, AttributeError, RecursionError):
         listed = None
     if not isinstance(listed, list):
-        if answer.status_code in (404, 405) and server.model is not None:
+        if status in (404, 405) and server.model is not None:
             return None
         raise ServerError(
-            f"{url} is no OpenAI-compatible server: GET /v1/models was answered with {answer.status_code} and no list "
+            f"{url} is no OpenAI-compatible server: GET /v1/models was answered with {status} and no list "
             "of models; give the URL in front of /v1"
         )
     return listed
 
 
-def _asked(server: Server, path: str, seconds: float) -> dict[str, Any]:
+async def _asked(client: Client, path: str, seconds: float) -> dict[str, Any]:
     """A JSON object that a server may have at this path; {} where it has none."""
-    httpx = http_client()
-    with suppress(httpx.HTTPError, ValueError, RecursionError):
-        with httpx.Client(headers=server.headers, timeout=httpx.Timeout(seconds)) as client:
-            value = client.get(server.url + path).json()
+    with suppress(*FAILED, ValueError, RecursionError):
+        value = json.loads((await client.ask(path, seconds))[1])
         if isinstance(value, dict):
             return value
     return {}
 
 
-def same_ids(server: Server, hello: Hello, tokenizer: Any, seconds: float = 10.0) -> None:
+async def same_ids(client: Client, hello: Hello, tokenizer: Any, seconds: float = 10.0) -> None:
     """Raise ServerError where a server's tokenizer reads a text in another way than `tokenizer`."""
     if hello.kind not in ("vllm", "llama.cpp", "sglang"):
-        raise ServerError(f"{server.url} may not take token ids; leave the tokenizer out, and chats are sent")
-    httpx = http_client()
+        raise ServerError(f"{client.server.url} may not take token ids; leave the tokenizer out, and chats are sent")
     body = {"content": SAME, "prompt": SAME, "model": hello.model, "add_special_tokens": False, "add_special": False}
     try:
-        with httpx.Client(headers=server.headers, timeout=httpx.Timeout(seconds)) as client:
-            theirs = client.post(server.url + "/tokenize", json=body).json()["tokens"]
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        theirs = json.loads((await client.ask("/tokenize", seconds, body))[1])["tokens"]
+    except (*FAILED, ValueError, KeyError, TypeError, RecursionError):
         return  # it tells no ids: then nothing can be compared
     ours = list(tokenizer(SAME, add_special_tokens=False)["input_ids"])
     if isinstance(theirs, list) and theirs != ours:
@@ -152,46 +149,48 @@ def same_ids(server: Server, hello: Hello, tokenizer: Any, seconds: float = 10.0
         )
 
 
-def watch(server: Server, dialect: Dialect, request: Request, seconds: float = 30.0) -> str | None:
+async def watch(client: Client, dialect: Dialect, request: Request, seconds: float = 30.0) -> str | None:
     """Close a stream in the middle and look at the server's own counters; returns what is wrong, in a sentence.
 
     request: for some hundred tokens
     returns: None where closing a stream ends it, or where a server shows no counters
     """
-    httpx = http_client()
-    with httpx.Client(headers=server.headers, timeout=httpx.Timeout(seconds)) as client:
-        before = busy(server, client)
-        if before is None:
+    before = await busy(client, seconds)
+    if before is None:
+        return None
+    seen = 0
+
+    def take(data: bytes) -> bool:
+        nonlocal seen
+        seen += data.count(b"\n")
+        return seen >= 20  # an event and an empty line a token
+
+    try:
+        async with client.post(dialect.path, body_of(request, dialect, 1)) as answer:
+            await answer.each(take)
+    except FAILED:
+        return None  # the first question tells what it is
+    end = monotonic() + SETTLE
+    while monotonic() < end:
+        now = await busy(client, seconds)
+        if now is None or now <= before:
             return None
-        try:
-            body = body_of(request, dialect, 1)
-            with client.stream("POST", server.url + dialect.path, json=body) as answer:
-                for seen, _ in enumerate(answer.iter_lines()):
-                    if seen >= 20:  # an event and an empty line a token
-                        break
-        except httpx.HTTPError:
-            return None  # the first question tells what it is
-        end = monotonic() + SETTLE
-        while monotonic() < end:
-            now = busy(server, client)
-            if now is None or now <= before:
-                return None
-            sleep(0.1)
+        await asyncio.sleep(0.1)
     return (
-        f"{server.url} writes on after a stream was closed: what a vote does not need is written all the same; "
+        f"{client.server.url} writes on after a stream was closed: what a vote does not need is written all the same; "
         "samples are therefore started in waves"
     )
 
 
-def busy(server: Server, client: Any) -> int | None:
+async def busy(client: Client, seconds: float) -> int | None:
     """How many samples a server is writing, by its own counters (/slots, /metrics); None where it shows none."""
-    httpx = http_client()
-    with suppress(httpx.HTTPError, ValueError, RecursionError, AttributeError):
-        slots = client.get(server.url + "/slots")
-        if slots.status_code == 200 and isinstance(slots.json(), list):
-            return sum(bool(s.get("is_processing")) for s in slots.json())
-    with suppress(httpx.HTTPError, ValueError):
-        text = client.get(server.url + "/metrics").text
+    with suppress(*FAILED, ValueError, RecursionError, AttributeError):
+        status, said = await client.ask("/slots", seconds)
+        slots = json.loads(said) if status == 200 else None
+        if isinstance(slots, list):
+            return sum(bool(s.get("is_processing")) for s in slots)
+    with suppress(*FAILED, ValueError):
+        text = (await client.ask("/metrics", seconds))[1].decode()
         found = re.findall(r"^(?:vllm:num_requests_running|sglang:num_running_reqs)(?:\{.*\})? ([\d.e+]+)$", text, re.M)
         if found:
             return round(sum(map(float, found)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from types import ModuleType
 from urllib.parse import urlsplit
 
 from .keys import KEY_VARIABLE, key_from_environment
@@ -64,18 +63,3 @@ class Server:
         if self.key:
             line = line.replace(self.key, "***")
         return line if len(line) <= MOST_WORDS else line[: MOST_WORDS - 3] + "..."
-
-
-def http_client() -> ModuleType:
-    """The module httpx2, or httpx where only that one is installed; huggingface_hub brings one of the two.
-
-    raises: ModuleNotFoundError where neither is there
-    """
-    try:
-        import httpx2 as httpx
-    except ModuleNotFoundError:
-        try:
-            import httpx  # type: ignore[no-redef]
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError("servers are reached by httpx2; pip install httpx2", name="httpx2") from None
-    return httpx
