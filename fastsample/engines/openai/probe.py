@@ -8,11 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic, sleep
 from typing import Any
+from uuid import uuid4
 
 from ..base import Request
 from ..vllm.asked import NAMES, PREFIX
 from .servers import Server, ServerError, http_client
-from .wire import Dialect, body_of
+from .wire import ABORTING, Dialect, body_of
 
 OWNERS = {"vllm": "vllm", "llamacpp": "llama.cpp", "sglang": "sglang"}
 SHOWN = 5  # models in a sentence
@@ -164,11 +165,14 @@ def watch(server: Server, dialect: Dialect, request: Request, seconds: float = 3
         if before is None:
             return None
         try:
-            body = body_of(request, dialect, 1)
+            rid = uuid4().hex if dialect.kind in ABORTING else None
+            body = body_of(request, dialect, 1, rid)
             with client.stream("POST", server.url + dialect.path, json=body) as answer:
                 for seen, _ in enumerate(answer.iter_lines()):
                     if seen >= 20:  # an event and an empty line a token
                         break
+            if rid is not None:
+                client.post(server.url + "/abort_request", json={"rid": rid})
         except httpx.HTTPError:
             return None  # the first question tells what it is
         end = monotonic() + SETTLE
