@@ -22,7 +22,7 @@ from .servers import Server, http_client
 from .wire import BrokenError
 
 Feed = Callable[[bytes], bool]  # takes a part of a body; returns whether that was all that is wanted
-MOST_AT_ONCE = 1 << 16  # bytes of a read, and of a head
+MOST_AT_ONCE, LONGEST_HEAD = 1 << 14, 1 << 16  # bytes of a read, and of a head
 HAPPY = 0.25  # seconds before a host's next address is tried beside its first (RFC 8305)
 
 
@@ -93,8 +93,6 @@ class Direct:
         if server.url.startswith("https:"):
             self.context = http_client().create_ssl_context()
             self.context.set_alpn_protocols(["http/1.1"])
-        # A read is taken in before the next one: all connections share it.
-        self.buffer = memoryview(bytearray(MOST_AT_ONCE))
 
     @asynccontextmanager
     async def post(self, url: str, body: bytes) -> AsyncIterator[Answer]:
@@ -110,9 +108,9 @@ class Direct:
 
     async def _reach(self, loop: asyncio.AbstractEventLoop, parts: SplitResult, exchange: Exchange) -> None:
         port = parts.port or (80 if self.context is None else 443)
-        opening = loop.create_connection(
-            lambda: exchange, str(parts.hostname), port, ssl=self.context, happy_eyeballs_delay=0.25
-        )
+        # Other loops than asyncio's own, uvloop's for one, may not know it.
+        more: dict[str, Any] = {"happy_eyeballs_delay": HAPPY} if isinstance(loop, asyncio.BaseEventLoop) else {}
+        opening = loop.create_connection(lambda: exchange, str(parts.hostname), port, ssl=self.context, **more)
         try:
             await asyncio.wait_for(opening, self.connect)
         except (asyncio.TimeoutError, TimeoutError):
@@ -132,12 +130,14 @@ class Exchange(asyncio.BufferedProtocol):
 
         self.h11 = h11
         self.client, self.loop = client, loop
+        # asyncio's own reads make 256 KB for each few bytes that come, which takes longer than all the rest.
+        self.buffer = memoryview(bytearray(MOST_AT_ONCE))
         self.head: asyncio.Future[None] = loop.create_future()
         self.all_read: asyncio.Future[None] = loop.create_future()
         self.status = 0
         self.headers: dict[str, str] = {}
         self.request = (parts, body)
-        self.talk = h11.Connection(h11.CLIENT, max_incomplete_event_size=MOST_AT_ONCE)
+        self.talk = h11.Connection(h11.CLIENT, max_incomplete_event_size=LONGEST_HEAD)
         self.body: Body | None = None  # once the head is read
         self.feed: Feed | None = None
         self.early: list[bytes] = []  # of the body, before somebody asked for it
@@ -164,12 +164,12 @@ class Exchange(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next read goes."""
-        return self.client.buffer
+        return self.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """So many bytes came."""
         self.last = self.loop.time()
-        data = bytes(self.client.buffer[:nbytes])
+        data = bytes(self.buffer[:nbytes])
         try:
             if self.body is None:
                 data = self._read_head(data)
