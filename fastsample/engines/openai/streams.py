@@ -2,7 +2,7 @@
 
 httpx takes 70 us for a chunk, most of it in its layers of tasks, and with hundreds of streams open that was most of
 what a vote cost here (bench/server_cost.py tells what is left). So where nothing stands between, which is no proxy, a
-connection is read directly: h11 for the request and the head of the answer, `framing` for its body. Its certificates are
+connection is read directly: h11 for the request and the head of the answer, `framing` for its body. Certificates are
 checked by httpx's own context. Through proxies httpx does everything.
 """
 
