@@ -192,7 +192,7 @@ def test_the_figures_over_vllm():
 def test_the_figures_over_servers():
     """Those of docs/engines.md that have a line in bench/servers.json: the cost here, and llama.cpp's tokens."""
     page = PAGES["docs/engines.md"].read_text()
-    cost, votes = map(json.loads, (ROOT / "bench/servers.json").read_text().splitlines())
+    cost, votes, soak = map(json.loads, (ROOT / "bench/servers.json").read_text().splitlines())
     assert f"at {cost['tokens_per_second']:,} tokens a second" in page
     for part in cost["parts"].values():
         assert f"| {100 * part['of_a_core']:.1f} % | {part['us_per_token']:.0f} |" in page
@@ -201,6 +201,9 @@ def test_the_figures_over_servers():
     for row, of in ((full, "100 %"), (early, share)):
         told = f"| {row['rule']} | {row['received']:,} | {of} | {row['counted']:,} | {sum(row['right'])} "
         assert told in page
+    sizes = soak["megabytes"]
+    assert f"after each minute {min(sizes):.0f} to {max(sizes):.0f} MB, {sizes[-1]:.0f} at the end" in page
+    assert f"{soak['told']['hung up']:,} hung up" in page
 
 
 def test_no_environment_variable_is_read():
