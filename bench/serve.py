@@ -3,7 +3,7 @@
     python bench/serve.py --seconds 600
 
 Over a tiny model, so that what is measured is the server: every status that clients were told, rows and requests left
-at the end, and memory in between. The last line is JSON.
+at the end, and memory after each tenth of the time. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import aiohttp
 import torch
 from served import local, serving
 
-CLIENTS = 64
+CLIENTS, PARTS = 64, 10
 EXPECTED = {200, 400, 404, 413, 415, 429}
 SOME_END = {"<|assistant|>": {"a": 1.0}, "a": {"a": 0.97, "<|end|>": 0.03}}
 
@@ -85,10 +85,11 @@ def main() -> None:
             end = time.monotonic() + seconds
             await asyncio.gather(*(client(url, end, seed + i, told) for i in range(CLIENTS)))
 
-        asyncio.run(all_of(options.seconds / 4, 0))  # everything is warm then
-        before = megabytes()
-        asyncio.run(all_of(options.seconds * 3 / 4, 1000))
-        after, deadline = megabytes(), time.monotonic() + 2
+        sizes = []
+        for part in range(PARTS):
+            asyncio.run(all_of(options.seconds / PARTS, 1000 * part))
+            sizes.append(round(megabytes(), 1))
+        deadline = time.monotonic() + 2
         while (served.engine.running or served.service.desk.jobs) and time.monotonic() < deadline:
             time.sleep(0.01)
         left = (len(served.engine.running), len(served.service.desk.jobs))
@@ -98,7 +99,7 @@ def main() -> None:
     assert faults == 0
     assert not strange, strange
     record = {"date": str(date.today()), "seconds": options.seconds, "told": {str(k): v for k, v in told.items()},
-              "megabytes": [round(before), round(after)], "left": left}  # fmt: skip
+              "megabytes": sizes, "left": left}  # fmt: skip
     print(json.dumps(record))
 
 

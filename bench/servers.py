@@ -4,7 +4,8 @@
     python bench/servers.py --start vllm          vLLM with our draw in it, a process of its own, where it is installed
     python bench/servers.py --url http://H:8000   such a server that runs already; llama.cpp: started with --metrics
 
-Twenty easy questions, temperatures 0.2, 0.4, 0.6 and 0.8, 64 samples, up to 48 tokens. The last line is JSON.
+First sixteen samples are cancelled in the middle. Then twenty easy questions, temperatures 0.2, 0.4, 0.6 and 0.8, 64
+samples, up to 48 tokens. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import vllm_real
 
 from fastsample import Question, Settings, solve_many
 from fastsample.answers.equivalence import canonical
+from fastsample.engines.base import Request
 from fastsample.engines.openai.engine import ServerEngine
 from fastsample.evaluation.metrics import paired_interval
 
@@ -62,6 +64,21 @@ def play(url: str, rule: str, together: bool, samples: int, tokens: int) -> dict
     }
 
 
+def cut(url: str, samples: int = 16) -> dict[str, int]:
+    """Samples of three hundred tokens, cancelled after some: what came, and what the server wrote all the same."""
+    with ServerEngine([url]) as engine:
+        counters = COUNTERS[engine.dialect.kind]
+        before = counters(url)[0]
+        turn = [{"role": "user", "content": "Count from 1 to 1000, with a comma between the numbers."}]
+        prompt = engine.tokenizer(engine.tokenizer.apply_chat_template(turn))["input_ids"]
+        asked = engine.submit([Request(prompt, temperature=0.8, stream=n, max_new_tokens=300) for n in range(samples)])
+        while not engine.is_idle and sum(len(s.tokens) for s in asked) < 36 * samples:
+            engine.step()
+        engine.cancel(asked)
+        received = sum(len(s.tokens) for s in asked)
+        return {"samples": samples, "received": received, "written": counters(url)[0] - before}
+
+
 def main() -> None:
     """Play every rule, check the accounts, print a table and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -74,7 +91,8 @@ def main() -> None:
     options = parser.parse_args()
     started = vllm_real.server(dtype=options.dtype) if options.start == "vllm" else llama.server()
     with nullcontext(options.url) if options.url else started as url:
-        rows = []
+        rows, cancelled = [], cut(url)
+        print(f"cancelled in the middle: {cancelled}", file=sys.stderr, flush=True)
         for rule, together in RULES:
             if not options.only or rule == "majority" or (rule in options.only and not together):
                 rows.append(play(url, rule, together, options.samples, options.tokens))
@@ -90,7 +108,16 @@ def main() -> None:
             f"| {name} | {row['written']:,} | {row['written'] / full['written']:.0%} | {row['counted']:,} | "
             f"{sum(row['right'])} ({100 * low:+.0f} to {100 * high:+.0f} points) | {row['seconds']} |"
         )
-    print(json.dumps({"date": str(date.today()), "machine": platform.processor() or platform.machine(), "rows": rows}))
+    print(
+        json.dumps(
+            {
+                "date": str(date.today()),
+                "machine": platform.processor() or platform.machine(),
+                "cancelled": cancelled,
+                "rows": rows,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -189,6 +189,23 @@ def test_the_figures_over_vllm():
     assert f"wrote {early['written'] - early['received']} tokens that were no longer wanted" in page
 
 
+def test_the_figures_over_servers():
+    """Those of docs/engines.md that have a line in bench/servers.json: the cost here, and llama.cpp's tokens."""
+    page = PAGES["docs/engines.md"].read_text()
+    cost, votes, soak = map(json.loads, (ROOT / "bench/servers.json").read_text().splitlines())
+    assert f"at {cost['tokens_per_second']:,} tokens a second" in page
+    for part in cost["parts"].values():
+        assert f"| {100 * part['of_a_core']:.1f} % | {part['us_per_token']:.0f} |" in page
+    full, early = votes["rows"]
+    share = f"{early['received'] / full['received']:.0%}".replace("%", " %")
+    for row, of in ((full, "100 %"), (early, share)):
+        told = f"| {row['rule']} | {row['received']:,} | {of} | {row['counted']:,} | {sum(row['right'])} "
+        assert told in page
+    sizes = soak["megabytes"]
+    assert f"after each minute {min(sizes):.0f} to {max(sizes):.0f} MB, {sizes[-1]:.0f} at the end" in page
+    assert f"{soak['told']['hung up']:,} hung up" in page
+
+
 def test_no_environment_variable_is_read():
     """What is chosen, is chosen by an argument; an API key, which chooses nothing, is read in one place."""
     read = re.compile(r"\benviron(?:b|\.get|\[|$)|\bgetenv\b")

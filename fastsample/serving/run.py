@@ -11,6 +11,9 @@ from ..engines.base import Engine
 from ..engines.openai.keys import OWN_KEY_VARIABLE, key_from_environment
 from .asked import Limits
 
+# Seconds that an idle connection is kept. Clients made of httpx, as the package openai is, keep theirs for 5, which is
+# uvicorn's own limit too: where both end at once, a request meets a closed connection.
+KEPT = 75
 GRACE = 30  # seconds that open requests have once the server is told to end
 
 
@@ -70,7 +73,9 @@ def listen(
         limits=Limits(samples=max_samples, max_tokens=max_tokens),
         hosts=LOOPBACK if is_loopback(host) and key is None else None,
     )
-    config = uvicorn.Config(service.app, log_level="warning", timeout_graceful_shutdown=GRACE, server_header=False)
+    config = uvicorn.Config(
+        service.app, log_level="warning", timeout_graceful_shutdown=GRACE, timeout_keep_alive=KEPT, server_header=False
+    )
     shown = f"[{host}]" if ":" in host else host
     say(f"{name} at http://{shown}:{port}/v1, a page that shows votes at http://{shown}:{port}/")
     uvicorn.Server(config).run(sockets=[at])

@@ -315,6 +315,36 @@ def test_groups_where_equal_prompts_are_read_again():
         assert whole(samples[7].text, 60) is not None
 
 
+def test_sglang_is_told_what_it_can_stop():
+    """What is cancelled, cut off or closed with the engine is named at /abort_request; what ended by itself is not.
+
+    Over a made-up server alone: no SGLang has run here.
+    """
+
+    def fault(body, number):
+        return "cut" if number == 0 else "503" if number == 1 else None
+
+    with Hostile(fault, pause=0.01, length=30, owner="sglang") as server, over(server) as engine:
+        (first,) = engine.submit([request(max_new_tokens=40)])
+        engine.run()
+        names = [body["rid"] for body in server.asked]
+        assert (first.finish, len(set(names))) == ("eos", 3)
+        samples = engine.submit([request(max_new_tokens=40) for _ in range(4)])
+        while min(len(s.tokens) for s in samples) < 2:
+            engine.step()
+        engine.cancel(samples[:2])
+        engine.run()
+        (last,) = engine.submit([request(max_new_tokens=40)])
+        while not last.tokens:
+            engine.step()
+    named = {body["rid"] for body in server.asked[3:]}
+    assert len(named) == 5
+    assert server.aborted[0] == names[0]
+    assert set(server.aborted[1:]) < named
+    assert len(server.aborted) == 1 + 2 + 1
+    assert server.aborted[-1] == server.asked[-1]["rid"]
+
+
 def test_groups_begin_again_without_those_that_ended():
     """After a cut, only what is missing is asked for."""
     with Hostile(lambda _, number: "cut" if number < 3 else None, owner="llamacpp") as server, over(server) as engine:

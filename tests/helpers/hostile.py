@@ -41,6 +41,7 @@ class Hostile:
         self.faults = Counter()
         self.asked = []  # bodies
         self.headers = []
+        self.aborted = []  # names of requests
         self.written = 0  # words put into a stream
         self.cut_off = 0  # streams that the client closed
         self.open = self.most_open = 0
@@ -79,18 +80,21 @@ class Hostile:
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             line, *rest = head.splitlines()
-            method, target, _ = line.split(" ")
-            path = urlsplit(target).path  # a proxy is sent the whole URL
+            method, target, _ = line.split()
+            path = urlsplit(target).path  # a proxy is sent a whole URL
             headers = dict(h.lower().split(": ", 1) for h in rest if ": " in h)
             body = json.loads(await reader.readexactly(int(headers.get("content-length", 0))) or b"{}")
             if self.key and headers.get("authorization") != f"bearer {self.key}".lower():
                 await self._say(writer, 401, {"error": {"message": f"wrong key {headers.get('authorization')}"}})
-            elif method == "GET" and path == "/v1/models":
+            elif (method, path) == ("GET", "/v1/models"):
                 listed = [{"id": m, "owned_by": self.owner} for m in self.models]
                 await self._say(writer, 200, {"object": "list", "data": listed})
             elif "fs_is_here" in body.get("vllm_xargs", ()):  # the look for our draw, which no sample comes of
                 told = {"error": {"message": "fastsample draws by fs_temperature, got fs_is_here"}}
                 await self._say(writer, *((400, told) if self.has_draw else (200, {"choices": []})))
+            elif (method, path) == ("POST", "/abort_request"):
+                self.aborted.append(body["rid"])
+                await self._say(writer, 200, "")
             elif method == "POST" and path.startswith("/v1/"):
                 self.asked.append(body)
                 self.headers.append(headers)

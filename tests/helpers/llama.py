@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import time
 import urllib.request
@@ -48,11 +49,17 @@ def counters(url):
     )
 
 
+def is_busy(url):
+    """Whether it is writing for anybody."""
+    with urllib.request.urlopen(url + "/slots") as answer:
+        return any(slot["is_processing"] for slot in json.load(answer))
+
+
 def settled(url):
     """The same, once it stands still: the server counts a request a moment after its answer."""
     known, still = counters(url), 0
     while still < 3:
         time.sleep(0.3)
         now = counters(url)
-        known, still = now, still + 1 if now == known else 0
+        known, still = now, still + 1 if now == known and not is_busy(url) else 0
     return known

@@ -18,14 +18,17 @@ def serving(engine, tokenizer, **settings):
     import uvicorn
 
     from fastsample.serving.app import Service
-    from fastsample.serving.run import address_of
+    from fastsample.serving.run import KEPT, address_of
 
     served = Served()
     socket = address_of("127.0.0.1", 0)
     served.engine, served.url = engine, f"http://127.0.0.1:{socket.getsockname()[1]}"
     served.port = socket.getsockname()[1]
     served.service = Service(engine, tokenizer, **({"model": "tiny"} | settings))
-    server = uvicorn.Server(uvicorn.Config(served.service.app, log_level="warning", timeout_graceful_shutdown=2))
+    config = uvicorn.Config(
+        served.service.app, log_level="warning", timeout_graceful_shutdown=2, timeout_keep_alive=KEPT
+    )
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
     thread.start()
     while not server.started:

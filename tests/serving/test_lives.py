@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 import threading
@@ -146,3 +147,15 @@ def test_the_page(served):
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert "http://" not in answer.text.replace("http://www.w3.org", "")
     assert "innerHTML" not in answer.text
+
+
+@pytest.mark.slow
+def test_an_idle_connection_outlives_its_client(endless):
+    """httpx keeps one for five seconds: the server must not close it at the same moment."""
+    client = http.client.HTTPConnection("127.0.0.1", endless.port)
+    for pause in (0, 6):
+        time.sleep(pause)
+        client.request("GET", "/v1/models")
+        answer = client.getresponse()
+        assert (answer.status, bool(answer.read())) == (200, True)
+    client.close()

@@ -182,10 +182,12 @@ class ServerEngine:
         self._loop.close()
 
     async def _shut(self) -> None:
-        others = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
+        others = asyncio.all_tasks() - {asyncio.current_task()} - self._pool.aborts
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        if self._pool.aborts:  # those of what was just ended, too
+            await asyncio.wait(self._pool.aborts, timeout=self.patience.connect)
         for place in self._pool.places:
             await place.client.close()
 

@@ -7,11 +7,24 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 from ..base import Sample
 from .pool import Place, Pool, retry_after
 from .streams import Answer, NoConnectionError, SilentError
-from .wire import BrokenError, Dialect, Events, Piece, Usage, body_of, error_in, pieces_of, reading_of, usage_of
+from .wire import (
+    ABORTING,
+    BrokenError,
+    Dialect,
+    Events,
+    Piece,
+    Usage,
+    body_of,
+    error_in,
+    pieces_of,
+    reading_of,
+    usage_of,
+)
 
 PASSING = frozenset({408, 409, 425, 429})  # and 5xx: another try may be answered
 MOST_READ = 1 << 16  # bytes of an error's body
@@ -89,25 +102,31 @@ class Attempts:
         self.tell(News(self.job, "failed", samples=self._left(), error=reason))
 
     async def _ask(self, place: Place, left: list[Sample]) -> None:
-        server = place.server
-        body = body_of(left[0].request, self.job.dialect, len(left))
+        server, is_over = place.server, False
+        rid = uuid4().hex if self.job.dialect.kind in ABORTING else None
+        body = body_of(left[0].request, self.job.dialect, len(left), rid)
         try:
             async with place.client.post(self.job.dialect.path, body) as answer:
+                is_over = not _is_stream(answer)
                 await self._look(place, answer)
                 await self._read(place, answer, left)
+                is_over = True
         except NoConnectionError as error:
+            is_over = True
             self.pool.refused(place)
             raise _AgainError(f"{server.url} takes no connection ({server.words(str(error))})", wait=False) from None
         except SilentError:
             raise _AgainError(f"{server.url} was silent for {self.pool.patience.idle:g} s") from None
         except BrokenError as error:
             raise _AgainError(f"an answer of {server.url} broke off ({server.words(str(error))})") from None
+        finally:
+            if rid is not None and not is_over:
+                self.pool.abort(place, rid)
 
     async def _look(self, place: Place, answer: Answer) -> None:
         """Raise for a status that is no success, and for an answer that is no stream."""
         status, server = answer.status, place.server
-        is_stream = answer.headers.get("content-type", "").startswith("text/event-stream")
-        if status == 200 and is_stream:
+        if _is_stream(answer):
             return
         said = bytearray()
 
@@ -207,6 +226,10 @@ class _AgainError(Exception):
     def __init__(self, reason: str, wait: bool = True) -> None:
         super().__init__(reason)
         self.wait = wait
+
+
+def _is_stream(answer: Answer) -> bool:
+    return answer.status == 200 and answer.headers.get("content-type", "").startswith("text/event-stream")
 
 
 def _json(said: bytes) -> Any:

@@ -11,7 +11,8 @@ from hashlib import blake2b
 from time import time
 
 from .servers import Server
-from .streams import Client
+from .streams import Client, NoConnectionError, SilentError
+from .wire import BrokenError
 
 MISFITS = 4  # after so many and none that fits, a server's events are no tokens: some gateways cut texts otherwise
 LONGEST_REST = 300.0  # seconds that a server may ask us to wait; one that asks for more is asked again then
@@ -65,6 +66,7 @@ class Pool:
 
     places: list[Place]
     patience: Patience
+    aborts: set[asyncio.Task[None]] = field(default_factory=set)  # under way
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def order(self, prompt: bytes) -> list[Place]:
@@ -105,6 +107,17 @@ class Pool:
             low, high = self.patience.rest
             place.rests_until = now + min(high, low * 2.0 ** min(place.refusals, 30))
             place.refusals += 1
+
+    def abort(self, place: Place, rid: str) -> None:
+        """Tell a server, beside everything else, that nobody waits for this request any more."""
+
+        async def tell() -> None:
+            with suppress(NoConnectionError, SilentError, BrokenError):  # then it writes on: nothing else can be done
+                await place.client.ask("/abort_request", self.patience.connect, {"rid": rid})
+
+        task = asyncio.get_running_loop().create_task(tell())
+        self.aborts.add(task)
+        task.add_done_callback(self.aborts.discard)
 
     def rest(self, place: Place, seconds: float) -> None:
         """It asked to be left alone for so long."""

@@ -14,6 +14,9 @@ from .chat import messages_of
 
 LONGEST_LINE = 1 << 20
 FILTERED = ("vllm", "sglang", "llama.cpp")  # take top_k and min_p, which are no fields of OpenAI's
+ABORTING = (
+    "sglang",
+)  # end a request when its name is sent to /abort_request, and not surely when its stream is closed
 REPEATING = ("vllm", "sglang")  # take repetition_penalty, which is none either
 FINISHES = {"stop": "eos", "eos": "eos", "length": "length"}
 
@@ -106,8 +109,11 @@ def check(request: Request, dialect: Dialect) -> None:
         messages_of(r.prompt)
 
 
-def body_of(request: Request, dialect: Dialect, n: int) -> dict[str, Any]:
-    """The JSON of a request for `n` samples; what a server would default to something is said outright."""
+def body_of(request: Request, dialect: Dialect, n: int, rid: str | None = None) -> dict[str, Any]:
+    """The JSON of a request for `n` samples; what a server would default to something is said outright.
+
+    rid: the name that `ABORTING` servers end it by
+    """
     r = request
     body: dict[str, Any] = {
         "model": dialect.model,
@@ -118,6 +124,8 @@ def body_of(request: Request, dialect: Dialect, n: int) -> dict[str, Any]:
         "stream_options": {"include_usage": True},
     }
     body |= {"prompt": list(r.prompt)} if dialect.takes_ids else {"messages": messages_of(r.prompt)}
+    if rid is not None:
+        body["rid"] = rid
     if n > 1:
         body["n"] = n
     if r.stop:
