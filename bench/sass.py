@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -44,6 +45,28 @@ def slots(opcode: str, arch: str) -> int:
     if re.match(r"D(ADD|MUL|FMA|SETP|MNMX)", opcode):
         return 128 // LANES["float64"].get(chip, 2)
     return 128 // LANES["float32"].get(chip, 128) if opcode.startswith(("FADD", "FMUL", "FFMA")) else 2
+
+
+def pipe(opcode: str) -> str | None:
+    """The pipe that executes an instruction, beside the others; None for what only takes its issue slot."""
+    if opcode.startswith(FREE):
+        return None
+    if opcode.startswith(("FADD", "FMUL", "FFMA", "IMAD", "HFMA2")):
+        return "fma"
+    if opcode.startswith(("MUFU", "F2F", "F2I", "I2F", "FRND")):
+        return "special"
+    if re.match(r"D(ADD|MUL|FMA|SETP|MNMX)", opcode):
+        return "float64"
+    return "memory" if opcode.startswith(("LD", "ST", "SHFL", "ATOM", "RED")) else "alu"
+
+
+def largest_pipe(code: Code, arch: str) -> tuple[str, int]:
+    """The pipe that code keeps busy longest, and its issue slots. All instructions take one slot of "issue"."""
+    taken = Counter(issue=len(code))
+    for i in code:
+        if name := pipe(i.opcode):
+            taken[name] += slots(i.opcode, arch)
+    return max(taken.items(), key=lambda item: item[1])
 
 
 def kind(opcode: str) -> str:

@@ -393,7 +393,7 @@ def test_what_the_gpu_page_counts():
     kernels = [dict(zip(head, line)) for line in table if line[0].startswith(("cuda", "triton"))]
     assert {kernel["spills"] for kernel in kernels} == {"0"}
     assert {kernel["load_bytes"] for kernel in kernels} <= {"16", ""}
-    slots = {(kernel["kernel"], kernel["arch"]): kernel["slots"] for kernel in kernels}
+    slots = {(kernel["kernel"], kernel["arch"]): kernel["largest"] for kernel in kernels}
     kernels_of = {(kernel["kernel"], kernel["arch"]): kernel["instructions"] for kernel in kernels}
     cuda, triton = ([float(slots[f"{name} {dtype}", arch]) for dtype in ("float32", "bfloat16")]
                     for name, arch in (("cuda 1", "sm_90"), ("triton 1", "sm_90")))  # fmt: skip
