@@ -1,4 +1,4 @@
-"""What is only seen after long or at the end: memory over ten thousand tokens, forks, new processes, sixteen threads.
+"""What is only seen after long or at the end: memory over ten thousand tokens, forks, new processes, threads.
 
 Every turn holds the tokens of an engine against those of the same requests alone, in a process or a thread of another
 kind, or watches the memory of a long run.
@@ -23,10 +23,10 @@ from attack.turns import MissingError
 from fastsample.engines.base import Request
 from fastsample.engines.local.engine import LocalEngine
 
-WHAT = "forks after use, new processes, sixteen threads at once, memory over ten thousand tokens"
+WHAT = "forks after use, new processes, two and sixteen threads at once, memory over ten thousand tokens"
 COUNTED = "processes and threads"
 NAMES = ("llama", "mistral", "gemma2", "gpt2")
-PROMPT, THREADS, TOKENS, ALLOWED = (1, 17, 44, 80, 9, 33), 16, 10_000, 6 << 20
+PROMPT, THREADS, ROUNDS, TOKENS, ALLOWED = (1, 17, 44, 80, 9, 33), 16, 10, 10_000, 6 << 20
 CHILD = """
 import sys
 from attack import lasting
@@ -95,9 +95,22 @@ def spawned(prepared: Prepared, name: str, choose: random.Random) -> int:
 
 def threads(prepared: Prepared, name: str, choose: random.Random) -> int:
     """Sixteen threads with an engine each, over one model or over several."""
-    names = [name if choose.random() < 0.5 else choose.choice(NAMES) for _ in range(THREADS)]
-    found: list[object] = [None] * THREADS
-    barrier = threading.Barrier(THREADS)
+    at_once(prepared, [name if choose.random() < 0.5 else choose.choice(NAMES) for _ in range(THREADS)])
+    return THREADS
+
+
+def pairs(prepared: Prepared, name: str, choose: random.Random) -> int:
+    """Two threads with an engine each, round after round: over one model, and over two."""
+    for other in (name, choose.choice([n for n in NAMES if n != name])):
+        for _ in range(ROUNDS):
+            at_once(prepared, [name, other])
+    return 4 * ROUNDS
+
+
+def at_once(prepared: Prepared, names: list[str]) -> None:
+    """An engine of each of these models in a thread of its own, all started at the same moment."""
+    found: list[object] = [None] * len(names)
+    barrier = threading.Barrier(len(names))
 
     def run(i: int) -> None:
         barrier.wait()
@@ -106,14 +119,13 @@ def threads(prepared: Prepared, name: str, choose: random.Random) -> int:
         except BaseException as error:
             found[i] = error
 
-    started = [threading.Thread(target=run, args=(i,)) for i in range(THREADS)]
+    started = [threading.Thread(target=run, args=(i,)) for i in range(len(names))]
     for thread in started:
         thread.start()
     for thread in started:
         thread.join()
-    for i in range(THREADS):
-        assert found[i] == prepared.alone[names[i]], (names[i], found[i])
-    return THREADS
+    for name, tokens in zip(names, found):
+        assert tokens == prepared.alone[name], (name, tokens)
 
 
 def memory(prepared: Prepared, name: str, choose: random.Random) -> int:
@@ -136,7 +148,7 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-KINDS = {forks: 10, threads: 6, spawned: 1, memory: 1}
+KINDS = {forks: 10, threads: 6, pairs: 3, spawned: 1, memory: 1}
 
 
 def turn(prepared: Prepared, choose: random.Random) -> Counter[str]:
@@ -144,4 +156,5 @@ def turn(prepared: Prepared, choose: random.Random) -> Counter[str]:
     (kind,) = choose.choices(list(KINDS), list(KINDS.values()))
     found = kind(prepared, choose.choice(NAMES), choose)
     more = {"tokens with flat memory": TOKENS} if kind is memory else {}
+    more |= {"rounds of two threads": 2 * ROUNDS} if kind is pairs else {}
     return Counter({"processes and threads": found, kind.__name__: found} | more)

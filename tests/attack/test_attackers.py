@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -158,6 +159,16 @@ def test_memory_that_grows_is_found(monkeypatch):
     monkeypatch.setattr(lasting.LocalEngine, "run", lambda self: kept.append(b"x" * (1 << 26)) or run(self))
     with pytest.raises(AssertionError, match="bytes more after"):
         lasting.memory(prepared, "llama", random.Random(1))
+
+
+@pytest.mark.parametrize("kind", [lasting.pairs, lasting.threads])
+def test_a_text_that_threads_change_is_found(kind, monkeypatch):
+    """An engine that writes something else where another thread is about."""
+    prepared, alone = lasting.prepare(Path()), lasting.written
+    changed = lambda model: alone(model)[::-1] if threading.active_count() > 1 else alone(model)  # noqa: E731
+    monkeypatch.setattr(lasting, "written", changed)
+    with pytest.raises(AssertionError, match="llama"):
+        kind(prepared, "llama", random.Random(1))
 
 
 def test_the_line_of_an_attacker():
