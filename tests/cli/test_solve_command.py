@@ -243,6 +243,7 @@ def test_ctrl_c_leaves_a_clean_terminal_and_what_is_known(tmp_path):
     folder = bigram.save_folder(tmp_path, bigram.BRIEF_OR_ENDLESS, context=100_000)
     leader, follower = pty.openpty()
     args = ["solve", "2 + 2?", "-m", folder, "--temperatures", "0,1", "--samples", "10", "--max-new-tokens", "90000"]
+    args += ["--rule", "majority"]  # which waits for the endless ones
     env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"}
     streams = {"stdin": follower, "stdout": follower, "stderr": follower}
     process = subprocess.Popen([*COMMAND, *map(str, args)], env=env, preexec_fn=hear_ctrl_c, **streams)

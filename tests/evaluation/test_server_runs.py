@@ -24,7 +24,7 @@ def run(engine, folder, **changes):
 
 def test_a_run_is_gone_on_with(tmp_path):
     """After a stop in the middle: what is stored is not asked for again; the report replays it."""
-    with Hostile() as server, ServerEngine([server.url]) as engine:
+    with Hostile() as server, ServerEngine([server.url], slots=4) as engine:  # so that not all is asked by then
         stopped = []
 
         def stop(result, is_right):

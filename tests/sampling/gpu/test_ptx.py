@@ -86,6 +86,22 @@ def test_triton_sees_every_nan(arch):
 
 
 @needs_triton
+def test_triton_reads_no_chunk_beyond_the_row():
+    """Fewer tokens above -inf than top_k keeps, so that all that reaches the cut is asked for; several rows, as each
+    one's memory lies before the next one's."""
+    x = torch.full((1, 31), float("-inf"))
+    x[0, ::3] = torch.randn(11, generator=torch.Generator().manual_seed(1))
+    rows = torch.arange(4)
+    parameters = dict(temperature=1.0, top_k=20, top_p=0.8, min_p=0.0)
+    case = draws.case_of(x, parameters, dict(seed=rows, stream=rows, position=rows, indices=torch.zeros_like(rows)))
+    expected, _ = draws.blank(case)
+    load_backend("cpu").sample(case, expected, None)
+    tokens, stats = draws.blank(case)
+    assert not ptx.sample(case, tokens, stats)
+    assert tokens.tolist() == expected.tolist()
+
+
+@needs_triton
 def test_triton_half_precision():
     """bfloat16 and float16 rows, whose ranks leave out the bits that they do not use."""
     for d in draws.hostile((1000, 5000), 2, 5, (torch.bfloat16, torch.float16))[::3]:

@@ -28,7 +28,7 @@ from .arithmetic import (
 from .candidates import MANY, READ, listed, number_candidates, place_candidates, rank_candidates, weigh
 from .combine import sum_and_two_maxima, three_sums, two_sums
 from .guess import narrowed, sampled_window
-from .rows import BY_COUNT, BY_MASS, PIECE, WIDTH, of_chunks, read_chunks, store_of_chunks, tops_of
+from .rows import BY_COUNT, BY_MASS, PIECE, WIDTH, chunks_reaching, of_chunks, read_chunks, store_of_chunks, tops_of
 
 INSIDE = tl.constexpr(48)  # in `sums` of a sweep: the weights above, and from this bit on how many lie in between
 WEIGHTS = tl.constexpr(2**48 - 1)
@@ -48,7 +48,7 @@ def sweep(row, space, j, low, high, BLOCK: tl.constexpr):
     Returns the mass and the number of tokens above, and the number of those in between.
     """
     tl.debug_barrier()  # what was listed before may still be read
-    reaches = tops_of(row, space, j) >= low
+    reaches = chunks_reaching(row, space, j, low)
     n_listed = listed(space, j, reaches, BLOCK)
     above, n_above, n_inside = (
         tl.zeros([READ], tl.int64), tl.zeros([READ], tl.int32), tl.zeros([READ], tl.int32)
@@ -73,7 +73,7 @@ def sweep(row, space, j, low, high, BLOCK: tl.constexpr):
         store_of_chunks(space.sums, chunk, weights | ((counts >> 16).to(tl.int64) << INSIDE), is_one)
     above, n_above, n_inside = tl.reduce((above, n_above, n_inside), 0, three_sums)
     tl.debug_barrier()
-    both = tl.load(space.sums + j, mask=reaches & (j < row.chunks), other=0)
+    both = tl.load(space.sums + j, mask=reaches, other=0)
     tl.store(space.sums + j, both & WEIGHTS, mask=j < row.chunks)
     tl.store(space.counts + j, (both >> INSIDE).to(tl.int32), mask=j < row.chunks)
     tl.debug_barrier()

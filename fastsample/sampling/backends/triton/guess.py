@@ -14,7 +14,7 @@ import triton.language as tl
 from .arithmetic import LOWEST, at_rank, chunk_scale, logarithm, rank, weight
 from .candidates import listed
 from .combine import eight_sums
-from .rows import PIECE, WARPS, WIDTH, of_chunks, of_threads, read_chunks, tops_of
+from .rows import PIECE, WARPS, WIDTH, chunks_reaching, of_chunks, of_threads, read_chunks
 
 SAMPLED = tl.constexpr(16)  # chunks of the sample
 PASSED = tl.constexpr(8)  # chunks that are read at a time: with more of them eight sums need too many registers
@@ -120,7 +120,7 @@ def narrowed(
     """The ranks of [low, high] between two neighbouring borders of a window, by one reading of what reaches it."""
     floor = at_rank(window_low, SHIFT)
     tl.debug_barrier()  # what was listed before may still be read
-    n_listed = listed(space, j, tops_of(row, space, j) >= floor, BLOCK)
+    n_listed = listed(space, j, chunks_reaching(row, space, j, floor), BLOCK)
     zero = tl.zeros([WARPS, PIECE // WIDTH], tl.float32)
     sums = (zero, zero, zero, zero, zero, zero, zero, zero)
     for first in range(0, n_listed, PASSED):

@@ -81,6 +81,13 @@ def tops_of(row, space, j):
 
 
 @triton.jit
+def chunks_reaching(row, space, j, low):
+    """Which of the chunks j have a token that is `low` or higher. Those beyond the row have none, and `low` may be
+    -inf: nothing but NaN is below that."""
+    return tl.load(space.tops + j, mask=j < row.chunks, other=float("nan")) >= low
+
+
+@triton.jit
 def row_start(logits, stride, count, indices, b, is_given):
     """Where output b's row starts, and whether there is such a row. Offsets are 64 bits wide."""
     row = tl.load(indices + b, mask=is_given, other=b.to(tl.int64))
