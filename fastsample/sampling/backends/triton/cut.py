@@ -73,7 +73,9 @@ def sweep(row, space, j, low, high, BLOCK: tl.constexpr):
         store_of_chunks(space.sums, chunk, weights | ((counts >> 16).to(tl.int64) << INSIDE), is_one)
     above, n_above, n_inside = tl.reduce((above, n_above, n_inside), 0, three_sums)
     tl.debug_barrier()
-    both = tl.load(space.sums + j, mask=reaches, other=0)
+    # That they are of the row is said once more for ptxas, which on sm_100 leaves fewer registers to what it makes
+    # without it, and spills: see `second_options`.
+    both = tl.load(space.sums + j, mask=reaches & (j < row.chunks), other=0)
     tl.store(space.sums + j, both & WEIGHTS, mask=j < row.chunks)
     tl.store(space.counts + j, (both >> INSIDE).to(tl.int32), mask=j < row.chunks)
     tl.debug_barrier()
