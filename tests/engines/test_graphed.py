@@ -45,6 +45,10 @@ def test_tokens_equal_the_plain_path_elsewhere(name):
 def test_a_step_waits_for_nothing(name):
     """On the meta device, where no tensor holds a number: whatever a step looked at on the host would fail."""
     model = tiny(name).to("meta")
+    try:
+        model(torch.zeros(1, 2, dtype=torch.long, device="meta"))
+    except RuntimeError as error:  # older releases ask PyTorch for an autocast of every device
+        pytest.skip(f"this transformers has no forward pass on the meta device: {error}")
     runner = GraphedRunner(model)
     runner.watch(1)
     prefix = runner.prefill(PROMPTS[0])
