@@ -149,4 +149,6 @@ def narrowed(
     a = tl.where((k == 0) & (window_high >= high), tl.minimum(middle + 1, high), a)
     b = tl.where((k > PARTS) & (window_low <= low) & (by_count == 0), middle, b)
     a = tl.maximum(tl.minimum(a, high), low)
-    return a, tl.maximum(tl.minimum(b, high), a)
+    b = tl.maximum(tl.minimum(b, high), a)
+    # A window that stays as it was would stay for ever; of its half, the sweep says exactly where to go on.
+    return a, tl.where((a == window_low) & (b == window_high), a + (b - a) // 2, b)
