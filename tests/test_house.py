@@ -16,7 +16,7 @@ PACKAGE = ROOT / "fastsample"
 # A folder, or a file at the top, is a room. Imports run down only: a room imports rooms of lower floors, and files of
 # its own room. This order is all that is kept by hand.
 FLOORS = (
-    "version tested token_stats fallback",
+    "version tested token_stats fallback words",
     "sampling answers voting torch_ops",
     "shared_prefix info",
     "models",
@@ -28,7 +28,7 @@ FLOORS = (
     "cli",
 )
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms.split()}
-STANDARD_LIBRARY_ONLY = ("token_stats", "answers", "voting", "scoring", "strategies", "solving")
+STANDARD_LIBRARY_ONLY = ("token_stats", "words", "answers", "voting", "scoring", "strategies", "solving")
 LONGEST = 350  # about 300 is the aim
 # What transformers calls its arguments and keeps in its configs, where releases differ.
 ITS_NAMES = (

@@ -18,6 +18,7 @@ from ..strategies.search import Search
 from ..strategies.self_consistency import SelfConsistency
 from ..voting.ballots import leader
 from ..voting.registry import name_of
+from ..words import plural
 from .terminal import harmless
 from .tree_view import tree_table
 
@@ -94,7 +95,7 @@ class Board:
         for path in event.paths if self._live is None and event.kind == "leg" else ():
             if path.is_candidate:
                 what = "no answer" if path.answer is None else short(path.answer, 60)
-                line = f"path {path.number}: {what} ({path.depth} leg{'s' * (path.depth != 1)}, {path.finish})"
+                line = f"path {path.number}: {what} ({plural(path.depth, 'leg')}, {path.finish})"
                 self.console.print(line, markup=False, soft_wrap=True)
 
     def picture(self) -> RenderableType:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..strategies.records import Found
+from ..words import plural
 from .live_view import Palette, short
 from .terminal import harmless
 
@@ -139,11 +140,6 @@ def show_texts(result: Result, console: Console, palette: Palette) -> None:
         head.append(harmless(s.answer) if s.answer else "no answer", palette[s.answer] if s.answer else "dim")
         console.print(head.append(f"  {s.tokens} tokens, {s.finish}", "dim"))
         console.print(Text(harmless(s.text.strip()) + "\n"))
-
-
-def plural(n: int, noun: str) -> str:
-    """1, 'step' -> '1 step'; 2, 'step' -> '2 steps'."""
-    return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 
 def _number(n: int, style: str) -> Text:

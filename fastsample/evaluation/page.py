@@ -15,6 +15,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
+from ..words import plural
 from . import efforts, replayed
 from .explorer import PAGE_BYTES, Entry, Shelf, pairs_of, shelf_of
 from .plots import letters
@@ -68,7 +69,7 @@ def headline(page: Report) -> str:
     spread = f"temperature {temperatures[0]}" if len(temperatures) == 1 else f"temperatures {', '.join(temperatures)}"
     if config.get("is_adaptive"):
         spread += ", shared out by the votes"
-    asked = f"{_plural(page.questions, 'question')} to {plain(model)}"
+    asked = f"{plural(page.questions, 'question')} to {plain(model)}"
     drawn = f"{live['samples']:,} samples at {spread}"
     if not live["questions"]:
         return f"{asked}: none is answered yet."
@@ -155,7 +156,7 @@ def _top(names: Sequence[str], pages: Sequence[Report], entries: Sequence[Entry]
         gap = 100 * (pair.second_only - pair.first_only) / pair.questions
         first, second = escape(names[0]), escape(names[place])
         parts.append(
-            f'<p class="lead">On the {_plural(pair.questions, "question")} that both judged, {second} is right on '
+            f'<p class="lead">On the {plural(pair.questions, "question")} that both judged, {second} is right on '
             f"{pair.both + pair.second_only} and {first} on {pair.both + pair.first_only}: {gap:+.1f} points (95 %: "
             f"{100 * pair.low:+.1f} to {100 * pair.high:+.1f}). Both are right on {pair.both}, only {second} on "
             f"{pair.second_only}, only {first} on {pair.first_only}, neither on {pair.neither}.</p>"
@@ -304,7 +305,3 @@ def _table(kind: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> st
     named = [dict(zip(heads, row)).items() if heads else [("", c) for c in row] for row in rows]
     body = "".join("<tr>" + "".join(_cell(h, c) for h, c in row) + "</tr>" for row in named)
     return f'<table class="{kind}">{head}<tbody>{body}</tbody></table>'
-
-
-def _plural(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" + ("" if n == 1 else "s")

@@ -7,6 +7,7 @@ from math import fsum
 
 from ..scoring.base import AGGREGATES, Scorer, aggregate, is_probability, is_process
 from ..voting.ballots import leader
+from ..words import plural
 from .base import Choice
 from .path import Path
 
@@ -66,7 +67,7 @@ def choose(paths: Sequence[Path], scorer: Scorer | None, how: str = "auto", aggr
     able = [p for p in finished if p.answer is not None]
     if not able:
         where = (
-            f"none of {_paths(len(finished), 'finished path')} has an answer" if finished else "no path came to its end"
+            f"none of {plural(len(finished), 'finished path')} has an answer" if finished else "no path came to its end"
         )
         return Choice(finished[0] if finished else None, reason=where)
     scored = {p: aggregate(p.scores, aggregate_how) for p in able if p.scores}
@@ -82,7 +83,8 @@ def choose(paths: Sequence[Path], scorer: Scorer | None, how: str = "auto", aggr
         sums = {a: fsum(scored[p] for p in scored if p.answer == a) for a in _answers(list(scored))}
         answer, is_tie = leader(sums)
         most = max(sums.values())
-        said = f"weighted: {most:.4g} of {fsum(sums.values()):.4g} in {_paths(len(scored))}" + ("; tied" * is_tie)
+        said = f"weighted: {most:.4g} of {fsum(sums.values()):.4g} in {plural(len(scored), 'path')}"
+        said += "; tied" * is_tie
         return Choice(_top({p: s for p, s in scored.items() if p.answer == answer}), answer, most, said)
     counts = {a: sum(p.answer == a for p in able) for a in _answers(able)}
     answer, is_tie = leader(counts)
@@ -94,10 +96,6 @@ def choose(paths: Sequence[Path], scorer: Scorer | None, how: str = "auto", aggr
         return Choice(top, top.answer, heads[top], f"{said}, tied; the best score among them is {heads[top]:.4g}")
     first = next(p for p in able if p.answer == answer)
     return Choice(first, answer, scored.get(first), said + (", tied; the answer given first wins" * is_tie))
-
-
-def _paths(count: int, noun: str = "path") -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 def _top(scored: dict[Path, float]) -> Path:

@@ -25,6 +25,7 @@ from torch import Tensor
 from ...models.config import check_model, context_length, eos_of, vocabulary, weights_version
 from ...models.forward import Prefix
 from ...models.states import Pass, layer_of
+from ...words import plural
 from ..base import Parked, Request, Sample, Traits, numbered
 from ..checks import check_ids, check_request
 from .batch import Columns, Row, draw, first_logits, is_edited, unfinished
@@ -220,7 +221,7 @@ class LocalEngine:
         with alone(self._lock):
             self._settle()
             if self._rows:
-                running = f"{len(self._rows)} sample{'s' * (len(self._rows) > 1)}"
+                running = plural(len(self._rows), "sample")
                 raise RuntimeError(
                     f"refresh needs an engine that writes nothing, got {running} in the batch; run or cancel them first"
                 )
