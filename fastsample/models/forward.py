@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..token_stats import PromptStats
-from . import compat
+from . import attention, compat
 from .twin import Twin
 
 OnPrefill = Callable[[int, int], None]  # (tokens read, tokens of the prompt)
@@ -71,24 +71,45 @@ class Forward:
         ids: torch.Tensor,
         cache: Any,
         positions: torch.Tensor | None = None,
-        attention: str | None = None,
+        attend_by: str | None = None,
         *,
         reads_all: bool = False,
     ) -> tuple[torch.Tensor, Any]:
         """One forward pass.
 
         ids: [B, n] int64; cache: None lets the model make its own; positions: [B, n] int64 or None
-        attention: the name of an attention implementation; None is the model's own
+        attend_by: the name of an attention implementation; None is the model's own
         returns: the logits of the last position, [B, V], or of all, [B, n, V], where `reads_all`; and the cache
         raises:  compat.UnknownModelError where another cache comes back than was given
         """
         logits, returned = self.signature.call(
-            self.twin.attend_by(attention), ids, cache, positions, reads_all=reads_all
+            self.twin.attend_by(attend_by), ids, cache, positions, reads_all=reads_all
         )
         if returned is None or (cache is not None and returned is not cache):
             what = "no cache" if returned is None else "another cache than it was given"
             raise compat.UnknownModelError(f"{type(self.model).__name__} gives back {what}")
         return logits, returned
+
+    def over_shared(
+        self, ids: torch.Tensor, cache: Any, positions: torch.Tensor, *, reads_all: bool = False
+    ) -> torch.Tensor:
+        """The logits of a forward pass that attends over a cache's shared prefixes and tails, as `__call__` has them.
+
+        cache:  a `SharedCache` or a `FixedCache`; what it handed out for the pass, it lets go of, whatever happens
+        raises: SharingError for a model whose attention asks for nothing of it
+        """
+        try:
+            logits, _ = attention.in_step(
+                cache,
+                lambda: self(ids, cache, positions, attention.NAME, reads_all=reads_all),
+                drops_softcap=self.twin.drops_softcap,
+            )
+            if cache.is_ignored:
+                name = type(self.model).__name__
+                raise attention.SharingError(f"{name} does not go through transformers' attention interface")
+            return logits
+        finally:
+            cache.forget()
 
     @torch.inference_mode()
     def prefill(

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ... import fallback
-from ...models import attention
 from ...models.cache import SharedCache
 from ...models.fixed import FixedCache, Sizes, storage_of
 from ...models.forward import Forward
@@ -166,17 +165,7 @@ class FixedStep:
 
     def _run(self) -> None:
         self.cache.begin()
-        try:
-            self.logits, _ = attention.in_step(
-                self.cache,
-                lambda: self.forward(self.tokens[:, None], self.cache, self.positions[:, None], attention.NAME),
-                drops_softcap=self.forward.twin.drops_softcap,
-            )
-            if self.cache.is_ignored:
-                name = type(self.forward.model).__name__
-                raise attention.SharingError(f"{name} does not go through transformers' attention interface")
-        finally:
-            self.cache.forget()
+        self.logits = self.forward.over_shared(self.tokens[:, None], self.cache, self.positions[:, None])
         self.states = self.forward.twin.watched.last()
         self._packed = None
         parameters: dict[str, Any] = dict(self.columns, position=self.positions + 1, return_stats=True)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...models import attention
 from ...models.cache import SharedCache, prefix_of
 from ...models.forward import Forward, OnLogits, OnPrefill, Prefix
 from ...shared_prefix.segments import Stored, root_of, segment_of, shortened
@@ -153,15 +152,4 @@ class SharedPrefixRunner:
         """ids [B, n] behind the rows; returns the logits of the last position, [B, V], or of all."""
         positions = torch.tensor(cache.positions, device=self.device)[:, None]
         positions = positions + torch.arange(ids.shape[1], device=self.device)
-        try:
-            logits, _ = attention.in_step(
-                cache,
-                lambda: self.forward(ids, cache, positions, attention.NAME, reads_all=reads_all),
-                drops_softcap=self.forward.twin.drops_softcap,
-            )
-            if cache.is_ignored:
-                name = type(self.forward.model).__name__
-                raise attention.SharingError(f"{name} does not go through transformers' attention interface")
-            return logits
-        finally:
-            cache.forget()
+        return self.forward.over_shared(ids, cache, positions, reads_all=reads_all)
