@@ -7,13 +7,11 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 from ..base import Sample
 from .pool import Place, Pool, retry_after
 from .streams import Answer, NoConnectionError, SilentError
 from .wire import (
-    ABORTING,
     BrokenError,
     Dialect,
     Events,
@@ -103,7 +101,7 @@ class Attempts:
 
     async def _ask(self, place: Place, left: list[Sample]) -> None:
         server, is_over = place.server, False
-        rid = uuid4().hex if self.job.dialect.kind in ABORTING else None
+        rid = self.job.dialect.new_name()
         body = body_of(left[0].request, self.job.dialect, len(left), rid)
         try:
             async with place.client.post(self.job.dialect.path, body) as answer:

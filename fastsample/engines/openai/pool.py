@@ -12,7 +12,7 @@ from time import time
 
 from .servers import Server
 from .streams import Client, NoConnectionError, SilentError
-from .wire import BrokenError
+from .wire import ABORT, BrokenError
 
 MISFITS = 4  # after so many and none that fits, a server's events are no tokens: some gateways cut texts otherwise
 LONGEST_REST = 300.0  # seconds that a server may ask us to wait; one that asks for more is asked again then
@@ -113,7 +113,7 @@ class Pool:
 
         async def tell() -> None:
             with suppress(NoConnectionError, SilentError, BrokenError):  # then it writes on: nothing else can be done
-                await place.client.ask("/abort_request", self.patience.connect, {"rid": rid})
+                await place.client.ask(ABORT, self.patience.connect, {"rid": rid})
 
         task = asyncio.get_running_loop().create_task(tell())
         self.aborts.add(task)

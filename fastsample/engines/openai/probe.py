@@ -10,13 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
-from uuid import uuid4
 
 from ..base import Request
 from ..vllm.asked import NAMES, PREFIX
 from .servers import ServerError
 from .streams import Client, NoConnectionError, SilentError
-from .wire import ABORTING, BrokenError, Dialect, body_of
+from .wire import ABORT, BrokenError, Dialect, body_of
 
 OWNERS = {"vllm": "vllm", "llamacpp": "llama.cpp", "sglang": "sglang"}
 SHOWN = 5  # models in a sentence
@@ -166,12 +165,12 @@ async def watch(client: Client, dialect: Dialect, request: Request, seconds: flo
         seen += data.count(b"\n")
         return seen >= 20  # an event and an empty line a token
 
-    rid = uuid4().hex if dialect.kind in ABORTING else None
+    rid = dialect.new_name()
     try:
         async with client.post(dialect.path, body_of(request, dialect, 1, rid)) as answer:
             await answer.each(take)
         if rid is not None:
-            await client.ask("/abort_request", seconds, {"rid": rid})
+            await client.ask(ABORT, seconds, {"rid": rid})
     except FAILED:
         return None  # the first question tells what it is
     end = monotonic() + SETTLE

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
+from uuid import uuid4
 
 from ...token_stats import TOP, TokenStats, likeliest_stats
 from ..base import UNTOLD, Request, check_untold
@@ -14,9 +15,8 @@ from .chat import messages_of
 
 LONGEST_LINE = 1 << 20
 FILTERED = ("vllm", "sglang", "llama.cpp")  # take top_k and min_p, which are no fields of OpenAI's
-ABORTING = (
-    "sglang",
-)  # end a request when its name is sent to /abort_request, and not surely when its stream is closed
+ABORTING = ("sglang",)  # end a request when its name is sent to `ABORT`, and not surely when its stream is closed
+ABORT = "/abort_request"
 REPEATING = ("vllm", "sglang")  # take repetition_penalty, which is none either
 FINISHES = {"stop": "eos", "eos": "eos", "length": "length"}
 
@@ -43,6 +43,10 @@ class Dialect:
     def path(self) -> str:
         """Where requests go."""
         return "/v1/completions" if self.takes_ids else "/v1/chat/completions"
+
+    def new_name(self) -> str | None:
+        """A name for one request, to end it by (`rid`); None for servers that end it with its stream."""
+        return uuid4().hex if self.kind in ABORTING else None
 
 
 @dataclass
