@@ -143,12 +143,8 @@ def narrowed(
     above, below = tl.maximum(k - 1, 0), tl.minimum(k, PARTS)
     a = tl.where(k > PARTS, low, border(window_high, window_low, below, is_linear, SHIFT))
     b = tl.where(k == 0, high, border(window_high, window_low, above, is_linear, SHIFT) - 1)
-    # What is known to be otherwise: floats do not see what the goal hangs on. Half of what is left, then. (Counts are
-    # exact: fewer than the goal are all that there are.)
-    middle = low + (high - low) // 2
-    a = tl.where((k == 0) & (window_high >= high), tl.minimum(middle + 1, high), a)
-    b = tl.where((k > PARTS) & (window_low <= low) & (by_count == 0), middle, b)
-    a = tl.maximum(tl.minimum(a, high), low)
-    b = tl.maximum(tl.minimum(b, high), a)
-    # A window that stays as it was would stay for ever; of its half, the sweep says exactly where to go on.
-    return a, tl.where((a == window_low) & (b == window_high), a + (b - a) // 2, b)
+    # What is known to be otherwise: floats do not see what the goal hangs on. The lower half of what is left, then: the
+    # sweep says exactly in which half to go on. (Counts are exact: fewer than the goal are all that there are.)
+    is_lost = ((k == 0) & (window_high >= high)) | ((k > PARTS) & (window_low <= low) & (by_count == 0))
+    a = tl.where(is_lost, low, tl.maximum(tl.minimum(a, high), low))
+    return a, tl.where(is_lost, low + (high - low) // 2, tl.maximum(tl.minimum(b, high), a))
