@@ -110,6 +110,10 @@ class Candidates {
     }
     if (thread_of() < 2) desk_.found[thread_of()] = {0, 0, -1};
     sync_block();
+  }
+
+  // Behind `weigh`: how many come before each, and what they add, where they are few enough to be compared in pairs.
+  __device__ __forceinline__ void rank(int n) {
     if (n > kPairs || thread_of() >= n) return;
     const int64_t key = desk_.candidates[thread_of()].key;
     rank_ = before_ = 0;
@@ -118,7 +122,7 @@ class Candidates {
   }
 
   // The candidate with which the number of tokens, or their mass, reaches `goal`; false where none does. `mass_above`
-  // and `n_above` are of tokens before every candidate. Once behind `weigh` for each measure.
+  // and `n_above` are of tokens before every candidate. Once behind `rank` for each measure.
   __device__ __forceinline__ bool pick(int n, bool by_count, int64_t goal, Found* found, int64_t mass_above = 0,
                                        int n_above = 0) {
     const bool is_narrowed = n > kPairs;

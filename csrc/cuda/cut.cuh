@@ -145,6 +145,7 @@ class Filters {
     const int n = desk_.n;
     unpack();
     candidates_.weigh(n, true);
+    candidates_.rank(n);
     Found found;
     if (!candidates_.pick(n, by_count, goal, &found, above, static_cast<int>(n_above_))) return false;
     cut_ = {value_of<D>(found.key), index_of(found.key)};

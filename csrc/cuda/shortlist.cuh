@@ -37,9 +37,7 @@ class Shortlist {
         for (int c = thread_of(); c < n; c += kThreads) held += desk_.candidates[c].adds;
         held = block_sum(held);
         if (held >= target) break;
-        // Halves or quarters the smallest weight that is looked at.
-        const bool is_far = static_cast<float>(target) > 1.25f * static_cast<float>(held);
-        from = plus(from, -quotient_of(is_far ? 2.0f : 1.0f, row_.factor));
+        from = plus(from, -quotient_of(step_behind(n), row_.factor));
       } else {
         from = plus(from, -quotient_of(1.5f, row_.factor));
       }
@@ -49,6 +47,7 @@ class Shortlist {
     *kept = n;
     Found found;
     int64_t goal = target;
+    if (by_count || by_mass) candidates_.rank(n);
     if (by_count) {
       if (!candidates_.pick(n, true, top_k, &found)) return false;
       *cut = {value_of<D>(found.key), index_of(found.key)};
@@ -78,6 +77,10 @@ class Shortlist {
 
  private:
   static __device__ float quotient_of(float a, float b) { return a / b; }
+
+  // By how many powers of two the smallest weight that is looked at goes down where `n` candidates were too few: far
+  // where they cost little, so that there are not many turns.
+  static __device__ float step_behind(int n) { return n < 12 ? 4 : n < 32 ? 3 : n < 192 ? 2 : 1; }
 
   // A value that at least `goal` maxima reach, or chunks of nearly that mass, and not many more: from the parts of a
   // histogram of the maxima, and where they are crowded from the parts of a part.
