@@ -86,8 +86,9 @@ def cuda_lines(folder: Path, arch: str) -> list[dict]:
             continue
         title = f"cuda 1 {dtype}{' + statistics' if match[3] == '1' else ''}"
         loops = streaming_loops(code)
-        assert len(loops) == 2, f"{title}: {len(loops)} streaming loops"  # maxima alone, and sums beside them
-        for what, loop in zip((", maxima", ""), loops):
+        # maxima alone, sums beside them, and the same at temperatures above 1e36
+        assert len(loops) == 3, f"{title}: {len(loops)} streaming loops"
+        for what, loop in zip((", maxima", "", ", hot"), loops):
             lines.append(line(title + what, arch, code, loop, CUDA_ELEMENTS, *usage[name], 256, size))
     return sorted(lines, key=lambda one: one["kernel"])
 

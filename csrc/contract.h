@@ -60,15 +60,19 @@ struct Pow2 {
   int r;    // 2^z = p * 2^r
 };
 
-FASTSAMPLE_FN Pow2 pow2(float z) {
-  const float magic = 0x1.8p23f;  // adding it rounds to the nearest integer, ties to even
-  const float r = plus(plus(z, magic), -magic), f = plus(z, -r);
+// 2^f, |f| <= 1/2.
+FASTSAMPLE_FN float polynomial(float f) {
   float p = fused(kA5, f, kA4);
   p = fused(p, f, kA3);
   p = fused(p, f, kA2);
   p = fused(p, f, kA1);
-  p = fused(p, f, 1.0f);
-  return {p, static_cast<int>(r)};
+  return fused(p, f, 1.0f);
+}
+
+FASTSAMPLE_FN Pow2 pow2(float z) {
+  const float magic = 0x1.8p23f;  // adding it rounds to the nearest integer, ties to even
+  const float r = plus(plus(z, magic), -magic);
+  return {polynomial(plus(z, -r)), static_cast<int>(r)};
 }
 
 FASTSAMPLE_FN double exponent(int r) {  // 2^r, for normal results
@@ -101,12 +105,7 @@ FASTSAMPLE_FN float of_bits(uint32_t bits) {
 template <int Shift>
 FASTSAMPLE_FN float scaled_pow2(float z) {
   const float magic = 0x1.8p23f + Shift;
-  const float t = plus(z, magic), f = plus(z, -plus(t, -magic));
-  float p = fused(kA5, f, kA4);
-  p = fused(p, f, kA3);
-  p = fused(p, f, kA2);
-  p = fused(p, f, kA1);
-  p = fused(p, f, 1.0f);
+  const float t = plus(z, magic), p = polynomial(plus(z, -plus(t, -magic)));
   return of_bits(bits_of(p) + (bits_of(t) << 23));
 }
 

@@ -245,10 +245,13 @@ static __device__ __forceinline__ void read(const Call& call, const Workspace& s
   const int64_t b = blockIdx.x / splits;
   const Row<D> row = row_of<D>(call, space, b);
   constexpr int at_once = kThreads / kLanes;
-  if (needs_sums(call.temperature[b], call.top_k[b], call.top_p[b], call.min_p[b], call.vocab)) {
-    chunk_statistics<D, true, WithStats>(row, split * at_once, splits * at_once);
+  const int first = split * at_once, step = splits * at_once;
+  if (!needs_sums(call.temperature[b], call.top_k[b], call.top_p[b], call.min_p[b], call.vocab)) {
+    chunk_statistics<D, Sums::kNone, WithStats>(row, first, step);
+  } else if (row.factor >= kLeastFactor) {
+    chunk_statistics<D, Sums::kUsual, WithStats>(row, first, step);
   } else {
-    chunk_statistics<D, false, WithStats>(row, split * at_once, splits * at_once);
+    chunk_statistics<D, Sums::kHot, WithStats>(row, first, step);
   }
 }
 

@@ -13,6 +13,11 @@ constexpr int kPerLane = kChunk / kLanes;
 constexpr int kFit = 3;  // weights of at most 2^30 that 32 unsigned bits hold: fewer 64-bit additions
 constexpr float kLog2eFloat = 1.4426950408889634f;
 
+// How a row's tokens are weighed: not at all; with `saturated_weight`; at temperatures above 1e36, whose factor would
+// lose bits in it, with `light_weight`.
+enum class Sums { kNone, kUsual, kHot };
+constexpr float kLeastFactor = 0x1p-121f;
+
 // Which token of the chunk lies at x[k] of a lane.
 template <Dtype D>
 static __device__ __forceinline__ int place_of(int lane, int k) {
@@ -57,7 +62,30 @@ static __device__ __forceinline__ float roughly_pow2(float z) {
 #endif
 }
 
-template <Dtype D, bool WithSums, bool WithStats>
+// light_weight of a logit `d` below its chunk's maximum, for `scale` = -factor / 32, in an instruction less: a clamp to
+// [0, 1] is a modifier of the product, and the factor 32 goes into additions that become fused ones.
+static __device__ __forceinline__ uint32_t saturated_weight(float d, float scale) {
+  static_assert(kLowestZ == -32.0f);
+  constexpr float magic = 0x1.8p23f + kWeightBits;
+  const float y = fminf(fmaxf(times(d, scale), 0.0f), 1.0f), t = fused(y, kLowestZ, magic);
+  return static_cast<uint32_t>(of_bits(bits_of(polynomial(fused(y, kLowestZ, plus(magic, -t)))) + (bits_of(t) << 23)));
+}
+
+// The sum of what a lane's logits weigh.
+template <class Weight>
+static __device__ __forceinline__ uint64_t sum_of(const float* x, Weight weight) {
+  uint64_t sum = 0;
+#pragma unroll
+  for (int k = 0; k < kPerLane; k += kFit) {
+    uint32_t some = 0;
+#pragma unroll
+    for (int i = k; i < k + kFit && i < kPerLane; ++i) some += static_cast<uint32_t>(weight(x[i]));
+    sum += some;
+  }
+  return sum;
+}
+
+template <Dtype D, Sums S, bool WithStats>
 static __device__ __forceinline__ void chunk_statistics(const Row<D>& row, int first, int step) {
   const int group = thread_of() / kLanes, lane = thread_of() % kLanes;
   // A warp's lanes shuffle together, so all of them stay while the first of its chunks is one.
@@ -67,21 +95,15 @@ static __device__ __forceinline__ void chunk_statistics(const Row<D>& row, int f
     read_chunk(row, j, lane, words);
     const float top = lanes_reduce(Logits<D>::largest(words), LargerOrNan());
     const float from = top > kNever ? top : 0.0f;  // -inf - -inf would be a NaN
-    if (WithSums || WithStats) Logits<D>::unpack(words, x);
+    if (S != Sums::kNone || WithStats) Logits<D>::unpack(words, x);
     const bool is_written = lane == 0 && j < row.chunks;
     if (is_written) row.tops[j] = top;
-    if (WithSums) {
-      uint64_t sum = 0;
-#pragma unroll
-      for (int k = 0; k < kPerLane; k += kFit) {
-        uint32_t some = 0;
-#pragma unroll
-        for (int i = k; i < k + kFit && i < kPerLane; ++i) {
-          some += static_cast<uint32_t>(light_weight(x[i], from, row.factor));
-        }
-        sum += some;
-      }
-      sum = lanes_reduce(sum, Add());
+    if (S != Sums::kNone) {
+      const float scale = times(row.factor, 1 / kLowestZ);
+      const uint64_t mine = sum_of(x, [&](float x) {
+        return S == Sums::kUsual ? saturated_weight(plus(x, -from), scale) : light_weight(x, from, row.factor);
+      });
+      const uint64_t sum = lanes_reduce(mine, Add());
       if (is_written) row.sums[j] = static_cast<int64_t>(sum);
     }
     if (WithStats) {

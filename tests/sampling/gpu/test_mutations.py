@@ -38,6 +38,12 @@ FAULTS = {
     ),
     "a float32 sum": ("statistics.cuh", "uint64_t sum = 0;", "float sum = 0;"),
     "four weights in 32 bits": ("statistics.cuh", "kFit = 3", "kFit = 4"),
+    "a weight that is not clamped": (
+        "statistics.cuh",
+        "fminf(fmaxf(times(d, scale), 0.0f), 1.0f)",
+        "fmaxf(times(d, scale), 0.0f)",
+    ),
+    "a hot row loses bits of its factor": ("kernel.cuh", "row.factor >= kLeastFactor", "row.factor > 0"),
     "lanes that part at the last chunk": ("statistics.cuh", "j - group % (32 / kLanes) <", "j <"),
     "a chunk is passed over at a turn": ("statistics.cuh", "j += step", "j += step + 1"),
     "the last chunk is forgotten": ("kernel.cuh", "(call.vocab + kChunk - 1) / kChunk", "call.vocab / kChunk"),
@@ -116,17 +122,38 @@ def unmixed(u1: int, u2: int) -> tuple[int, int]:
     return c | d << 32, a | b << 32
 
 
-def at_the_edges(tokens: range) -> draws.Draws:
-    """Draws that fall on the last unit of these tokens' weights and on the first behind it: one unit is a token."""
-    x = torch.randn(1, CHUNK, generator=torch.Generator().manual_seed(0))
-    weight = reference.filtered(x[0].numpy(), 1.0, 0, 1.0, 0.0).weight[0]
-    ends = weight.cumsum()[list(tokens)]
-    numbers = [unmixed(0, -(-(int(at) << 64) // int(weight.sum()))) for end in ends for at in (end - 1, end)]
+def draws_with(x: torch.Tensor, numbers: list[tuple[int, int]], temperature: float, name: str) -> draws.Draws:
+    """What the reference draws from the row x with these numbers of Philox."""
     stream, position = (torch.tensor(np.array(n, np.uint64).astype(np.int64)) for n in zip(*numbers))
     draw = dict(seed=torch.zeros_like(stream), stream=stream, position=position, indices=torch.zeros_like(stream))
-    found, stats = draws.run("reference", x, **draws.OFF, **draw)
-    assert found.tolist() == [i for t in tokens for i in (t, t + 1)]
-    return draws.Draws("the edges of weights", draws.case_of(x, draws.OFF, draw), found.tolist(), stats.kept.tolist())
+    parameters = draws.OFF | dict(temperature=temperature)
+    found, stats = draws.run("reference", x, **parameters, **draw)
+    return draws.Draws(name, draws.case_of(x, parameters, draw), found.tolist(), stats.kept.tolist())
+
+
+def last_and_first(ends: np.ndarray, total: int) -> list[int]:
+    """Of each end of a share of `total`, the random numbers that fall on its last unit and on the first behind it."""
+    return [-(-(int(at) << 64) // total) for end in ends for at in (end - 1, end)]
+
+
+def at_the_edges_of_weights() -> draws.Draws:
+    """Draws from one chunk at which one unit more or less of a weight is another token."""
+    x = torch.randn(1, CHUNK, generator=torch.Generator().manual_seed(0))
+    weight, tokens = reference.filtered(x[0].numpy(), 1.0, 0, 1.0, 0.0).weight[0], range(10, 250, 30)
+    u2 = last_and_first(weight.cumsum()[list(tokens)], int(weight.sum()))
+    found = draws_with(x, [unmixed(0, u) for u in u2], 1.0, "the edges of weights")
+    assert found.tokens == [i for t in tokens for i in (t, t + 1)]
+    return found
+
+
+def at_the_edges_of_masses(temperature: float) -> draws.Draws:
+    """Draws from several chunks at which one unit more or less of a chunk's mass is another token."""
+    x = torch.randn(1, 8 * CHUNK, generator=torch.Generator().manual_seed(0)) * temperature
+    mass = reference.filtered(x[0].numpy(), temperature, 0, 1.0, 0.0).mass
+    u1 = last_and_first(mass.cumsum()[:-1], int(mass.sum()))
+    found = draws_with(x, [unmixed(u, 0) for u in u1], temperature, f"the edges of masses at {temperature:g}")
+    assert [t // CHUNK for t in found.tokens] == [j for chunk in range(7) for j in (chunk, chunk + 1)]
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +174,7 @@ def probes():
         ("a NaN that is not a half-warp's first", nan, {}),
         ("signed zeros", torch.tensor([[0.0, -0.0] * 20]), dict(top_k=7)),
         ("exactly as near as min_p", torch.tensor([[0.0, -1.0] * 5]), dict(temperature=1.4426950408889634, min_p=0.5)),
+        ("logits far below the maximum", wide * -40, {}),
         ("many small weights beside a large one", many, dict(top_p=0.999995)),
         ("more ties than candidates", torch.full((1, 3000), 2.0), dict(top_p=0.4)),
         ("ties under a few others", torch.arange(3000.0)[None].remainder(700).clamp(max=9) * -0.5, dict(top_p=0.97)),
@@ -173,7 +201,7 @@ def probes():
         case = draws.case_of(x, draws.OFF | filters, draw)
         found.append(draws.Draws(name, case, tokens.tolist(), stats.kept.tolist()))
     found += [draws.of_vector(v, 4) for v in odd + chosen[5::48]]
-    return [*found, at_the_edges(range(10, 250, 30))]
+    return [*found, at_the_edges_of_weights(), at_the_edges_of_masses(5e37)]
 
 
 def first_sign(probes, root) -> str | None:
