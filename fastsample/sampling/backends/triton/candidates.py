@@ -86,7 +86,9 @@ def weigh(row, space, n, fullest, has_base):
     """The weight of each of n candidates, and what it adds to the tokens of its chunk that come before it.
 
     `has_base`: space.sums hold the weights of tokens that come before every candidate.
+    Returns what all of them add.
     """
+    held = tl.zeros([MANY], tl.int64)
     for first in range(0, n, MANY):
         e = first + tl.arange(0, MANY)
         i = tl.load(space.tokens + e, mask=e < n, other=0)
@@ -108,10 +110,13 @@ def weigh(row, space, n, fullest, has_base):
             is_before = (x_other > x) | ((x_other == x) & (other < e))
             before += tl.load(space.weights + other, mask=(k < count) & is_before, other=0)
         scale = chunk_scale(tl.load(space.tops + chunk), row.top, row.c)
-        tl.store(space.adds + e, mass(before + w, scale) - mass(before, scale), mask=e < n)
+        adds = tl.where(e < n, mass(before + w, scale) - mass(before, scale), 0)
+        held += adds
+        tl.store(space.adds + e, adds, mask=e < n)
     tl.store(space.found + BY_COUNT, tl.full((), -1, tl.int64))
     tl.store(space.found + BY_MASS, tl.full((), -1, tl.int64))
     tl.debug_barrier()
+    return tl.sum(held)
 
 
 @triton.jit

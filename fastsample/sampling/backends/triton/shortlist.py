@@ -84,9 +84,11 @@ def shortlist(
                 tries = TRIES
             elif (gathered >= k) | (is_counted == 0):
                 place_candidates(row, space, n_listed, from_, float("inf"))
-                weigh(row, space, gathered, fullest, False)
+                held = weigh(row, space, gathered, fullest, False)
                 n = gathered
-                if is_counted | is_massed:
+                if is_massed & (held < goal):
+                    n = tl.full((), 0, tl.int32)
+                elif is_counted | is_massed:
                     rank_candidates(space, gathered, is_counted, goal)
                     tl.debug_barrier()
                     if is_counted & (p < 1):
@@ -94,8 +96,6 @@ def shortlist(
                         goal = mass_target(tl.load(space.befores + e) + tl.load(space.adds + e), p)
                         find_by_mass(space, gathered, goal)
                         tl.debug_barrier()
-                    if is_massed:
-                        n = tl.where(tl.load(space.found + BY_MASS) < 0, 0, gathered)
                 elif (from_ > LOWEST) & ((from_ - row.top) * row.c >= near):
                     n = tl.full((), 0, tl.int32)  # tokens that are no candidates may be as near
                     tries = TRIES
@@ -103,6 +103,8 @@ def shortlist(
                 tries = TRIES
             else:
                 tries = tl.where(from_ > LOWEST, tries, TRIES)
-                from_ -= 1.5 / row.c
+                # Far where the candidates, too few, cost little, so that there are not many turns.
+                step = tl.where(gathered < 32, tl.where(gathered < 12, 4.0, 3.0), tl.where(gathered < 192, 2.0, 1.0))
+                from_ -= step / row.c
                 tl.debug_barrier()  # the lists may still be read
     return n
