@@ -170,16 +170,18 @@ attack: $(VENV)/.test ## Look for wrong tokens, lost samples and hangs for an ho
 
 # --- The GPU kernels ---------------------------------------------------------------------------------------------------
 
-# The committed tables are of what this Triton compiles.
+# The committed tables are of what this Triton compiles, which comes with torch 2.13; what is executed, also of torch 2.11's.
 COST_TRITON := 3.9.0
+OLDER_TRITON := 3.6.0
 
 $(VENV)/cost-%/.made: | $(VENV)/.test
 	$(PIP) install --upgrade --no-deps --target $(VENV)/cost-$* triton==$*
 	touch $@
 
-cost: $(VENV)/cost-$(COST_TRITON)/.made ## Compile the GPU kernels and hold registers, loads and what is executed against the committed tables
+cost: $(VENV)/cost-$(COST_TRITON)/.made $(VENV)/cost-$(OLDER_TRITON)/.made ## Compile the GPU kernels and hold registers, loads and what is executed against the committed tables
 	PYTHONPATH=$(abspath $(VENV))/cost-$(COST_TRITON) $(BIN)/python bench/kernel_cost.py --check
 	PYTHONPATH=$(abspath $(VENV))/cost-$(COST_TRITON) $(BIN)/python bench/executed.py --check
+	PYTHONPATH=$(abspath $(VENV))/cost-$(OLDER_TRITON) $(BIN)/python bench/executed.py --check --backend triton
 
 proof: $(VENV)/.test ## Execute 20,000 draws and more of the GPU kernels' PTX on the CPU, none different
 	$(BIN)/python tests/sampling/gpu/proof.py

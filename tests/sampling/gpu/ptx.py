@@ -93,26 +93,47 @@ def compile_kernel(fn, arch: int, dtype: torch.dtype, threads: int, **constants:
 
 @functools.lru_cache(None)
 def loaded(ptx: str):
-    ptx = re.sub(r"ldmatrix[^;]*;", _without_ldmatrix, ptx)
+    ptx = re.sub(r"(?:ld|st)matrix[^;]*;", _by_single_words, ptx)
     # A maximum of three that passes a NaN on (sm_100 and newer) is one of two and then one of two: PTX says so, while
     # the emulator takes it for the kind that drops NaNs.
     ptx = re.sub(r"(max\.NaN\.f32) *\t*([^,;]+), ([^,;]+), ([^,;]+), ([^,;]+);", r"\1 \2, \3, \4; \1 \2, \2, \5;", ptx)
     # A sum of a float32 and a 16-bit number (sm_120) is one after a conversion, which is exact.
     mixed = r"add\.rn\.f32\.(b?f16) *\t*([^,;]+), ([^,;]+), ([^,;]+);"
     ptx = re.sub(mixed, r"{ .reg .f32 %mixed; cvt.f32.\1 %mixed, \3; add.rn.f32 \2, %mixed, \4; }", ptx)
+    # A comparison of two pairs is two comparisons; the emulator compares the first pair, and says the opposite of it.
+    pairs = r"setp\.(\w+\.b?f16)x2 *\t*([^|]+)\|([^,;]+), ([^,;]+), ([^,;]+);"
+    halves = r"mov.b32 {%a0, %a1}, \4; mov.b32 {%b0, %b1}, \5; setp.\1 \2, %a0, %b0; setp.\1 \3, %a1, %b1;"
+    ptx = re.sub(pairs, rf"{{ .reg .b16 %a<2>, %b<2>; {halves} }}", ptx)
     ptx = re.sub(r"griddepcontrol\.\w+;", "", ptx)  # of dependent launches: one launch at a time has none
     return emulator().Module(ptx)
 
 
-def _without_ldmatrix(found: re.Match) -> str:
-    """The emulator has no ldmatrix: lane t gets word t % 4 of row t / 4, whose address lane t / 4 + 8 m holds."""
-    inside = re.fullmatch(r"ldmatrix\.sync\.aligned\.m8n8\.x\d\.shared\.b16 \{(.*)\}, \[([^+\]]*)(\+\d+)?\];", found[0])
-    assert inside is not None, found[0]
-    lines = ["{ .reg .b32 %mx<4>;", "mov.u32 %mx0, %tid.x;", "and.b32 %mx1, %mx0, 3;", "shl.b32 %mx1, %mx1, 2;"]
-    lines += ["shr.u32 %mx0, %mx0, 2;", "and.b32 %mx0, %mx0, 7;", f"mov.b32 %mx3, {inside[2]};"]
-    for register in inside[1].split(","):
-        lines += ["shfl.sync.idx.b32 %mx2, %mx3, %mx0, 31, -1;", "add.s32 %mx2, %mx2, %mx1;"]
-        lines += [f"ld.shared.b32 {register.strip()}, [%mx2{inside[3] or ''}];", "add.s32 %mx0, %mx0, 8;"]
+MATRIX = re.compile(r"(ld|st)matrix\.sync\.aligned\.m8n8\.x\d(\.trans)?\.shared\.b16 ([^;]*);")
+
+
+def _by_single_words(found: re.Match) -> str:
+    """The emulator has no ldmatrix and no stmatrix, which move matrices of eight rows of eight 16-bit numbers.
+
+    Lanes 8 m to 8 m + 7 hold the addresses of matrix m's rows. Lane t has word t % 4 of row t / 4; of a transposed
+    matrix, number t / 4 of row 2 (t % 4) and that of the next row.
+    """
+    known = MATRIX.fullmatch(found[0])
+    assert known is not None, found[0]
+    name, is_transposed, operands = known.groups()
+    address, offset = re.search(r"\[([^+\]]*)(\+\d+)?\]", operands).groups(default="")
+    row, column, shifts, width = ("%mx1", "%mx0", (1, 1), "b16") if is_transposed else ("%mx0", "%mx1", (0, 2), "b32")
+    lines = ["{ .reg .b32 %mx<4>; .reg .b16 %my<2>;", f"mov.b32 %mx3, {address};", "mov.u32 %mx0, %tid.x;"]
+    lines += ["and.b32 %mx1, %mx0, 3;", "shr.u32 %mx0, %mx0, 2;", "and.b32 %mx0, %mx0, 7;"]  # t % 4, t / 4
+    lines += [f"shl.b32 {row}, {row}, {shifts[0]};", f"shl.b32 {column}, {column}, {shifts[1]};"]
+    for register in map(str.strip, re.search(r"\{(.*)\}", operands)[1].split(",")):
+        parts, at = ["%my0", "%my1"] if is_transposed else [register], f"[%mx2{offset}]"
+        lines += [f"mov.b32 {{%my0, %my1}}, {register};"] if is_transposed and name == "st" else []
+        for part in parts:
+            lines += [f"shfl.sync.idx.b32 %mx2, %mx3, {row}, 31, -1;", f"add.s32 %mx2, %mx2, {column};"]
+            lines += [f"ld.shared.{width} {part}, {at};" if name == "ld" else f"st.shared.{width} {at}, {part};"]
+            lines += [f"add.s32 {row}, {row}, 1;"]
+        lines += [f"mov.b32 {register}, {{%my0, %my1}};"] if is_transposed and name == "ld" else []
+        lines += [f"add.s32 {row}, {row}, {8 - len(parts)};"]
     return "\n".join([*lines, "}"])
 
 
