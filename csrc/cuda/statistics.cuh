@@ -18,29 +18,39 @@ constexpr float kLog2eFloat = 1.4426950408889634f;
 enum class Sums { kNone, kUsual, kHot };
 constexpr float kLeastFactor = 0x1p-121f;
 
-// Which token of the chunk lies at x[k] of a lane.
+// Which token of a row's last chunk lies at x[k] of a lane.
 template <Dtype D>
 static __device__ __forceinline__ int place_of(int lane, int k) {
   constexpr int n = Logits<D>::kVector;
   return (k / n * kLanes + lane) * n + k % n;
 }
 
-// A lane's logits, as many in a word as fit.
+// A lane's logits, as many in a word as fit. In a whole chunk their order is free. So where it starts between two
+// vectors of 16 bytes, all vectors but one are still read as such, and its first and last logits make up the other one.
+//
+// `skipped`: logits before the row's first whole vector.
 template <Dtype D>
-static __device__ __forceinline__ void read_chunk(const Row<D>& row, int j, int lane, uint32_t* words) {
-  constexpr int n = Logits<D>::kVector, in_word = n / 4;
-  const auto* chunk = row.x + static_cast<int64_t>(j) * kChunk;
-  if ((j + 1) * kChunk <= row.vocab && reinterpret_cast<uintptr_t>(chunk) % 16 == 0) {
+static __device__ __forceinline__ void read_chunk(const Row<D>& row, int j, int lane, int skipped, uint32_t* words) {
+  constexpr int n = Logits<D>::kVector, in_word = n / 4, vectors = kPerLane / n;
+  const auto put = [&](int k, int token) {
+    const uint32_t bits = row.bits_at(j * kChunk + token);
+    words[k / in_word] = k % in_word ? words[k / in_word] | bits << 16 : bits;
+  };
+  if ((j + 1) * kChunk > row.vocab) {
 #pragma unroll
-    for (int k = 0; k < kPerLane / n; ++k) {
-      const uint4 v = load_vector(reinterpret_cast<const uint4*>(chunk) + k * kLanes + lane);
+    for (int k = 0; k < kPerLane; ++k) put(k, place_of<D>(lane, k));
+    return;
+  }
+  const auto* mine = row.x + skipped + lane * n + static_cast<int64_t>(j) * kChunk;
+  const bool is_parted = skipped && lane == kLanes - 1;
+#pragma unroll
+  for (int k = 0; k < vectors; ++k) {
+    if (k == vectors - 1 && is_parted) {
+#pragma unroll
+      for (int e = 0; e < n; ++e) put(k * n + e, e < skipped ? e : kChunk - n + e);
+    } else {
+      const uint4 v = load_vector(mine + k * kLanes * n);
       words[4 * k] = v.x, words[4 * k + 1] = v.y, words[4 * k + 2] = v.z, words[4 * k + 3] = v.w;
-    }
-  } else {
-#pragma unroll
-    for (int k = 0; k < kPerLane; ++k) {
-      const uint32_t bits = row.bits_at(j * kChunk + place_of<D>(lane, k));
-      words[k / in_word] = k % in_word ? words[k / in_word] | bits << 16 : bits;
     }
   }
 }
@@ -88,11 +98,12 @@ static __device__ __forceinline__ uint64_t sum_of(const float* x, Weight weight)
 template <Dtype D, Sums S, bool WithStats>
 static __device__ __forceinline__ void chunk_statistics(const Row<D>& row, int first, int step) {
   const int group = thread_of() / kLanes, lane = thread_of() % kLanes;
+  const int skipped = static_cast<int>(-reinterpret_cast<uintptr_t>(row.x) % 16 / sizeof(*row.x));
   // A warp's lanes shuffle together, so all of them stay while the first of its chunks is one.
   for (int j = first + group; j - group % (32 / kLanes) < row.chunks; j += step) {
     uint32_t words[kPerLane * 4 / Logits<D>::kVector];
     float x[kPerLane];
-    read_chunk(row, j, lane, words);
+    read_chunk(row, j, lane, skipped, words);
     const float top = lanes_reduce(Logits<D>::largest(words), LargerOrNan());
     const float from = top > kNever ? top : 0.0f;  // -inf - -inf would be a NaN
     if (S != Sums::kNone || WithStats) Logits<D>::unpack(words, x);

@@ -66,6 +66,13 @@ def hostile(vocabs: tuple[int, ...], rows: int, seed: int = 0, dtypes=(torch.flo
     ]
 
 
+def displaced(d: Draws, n: int) -> Draws:
+    """The same of rows that start n logits behind where memory begins: not at 16 bytes, as a rule."""
+    x = d.case.logits
+    logits = torch.cat((torch.full((len(x), n), float("nan"), dtype=x.dtype), x), 1)[:, n:]
+    return d._replace(name=f"{d.name}, from {n}", case=d.case._replace(logits=logits))
+
+
 def blank(case: Case) -> tuple[torch.Tensor, Stats]:
     return torch.full((case.rows,), -2, dtype=torch.int64), empty_stats(case)
 

@@ -3,7 +3,7 @@
     python tests/sampling/gpu/proof.py [--draws 20000] [--backend cuda|triton]
 
 Every vector of the contract with all its draws, on each architecture; then hostile rows until the number is reached:
-ties, flat rows and parameters out of range among them.
+ties, flat rows, parameters out of range and rows at odd addresses among them.
 Each backend has a process of its own.
 """
 
@@ -48,7 +48,8 @@ def hostile(seed: int) -> tuple[int, draws.Draws]:
     dtype = torch.float32 if kind == "huge" else DTYPES[place % 3]
     vocab = VOCABS[place % len(VOCABS)]
     d = draws.draws(kind, vocab, ROWS_A_LAUNCH if vocab < 10_000 else 4, seed, dtype)
-    return ptx.ARCHITECTURES[place // 3 % 3], spoilt(d, seed) if seed % 4 == 0 else d
+    d = spoilt(d, seed) if seed % 4 == 0 else d
+    return ptx.ARCHITECTURES[place // 3 % 3], draws.displaced(d, seed % 9) if seed % 5 < 2 else d
 
 
 def spoilt(d: draws.Draws, seed: int) -> draws.Draws:

@@ -56,6 +56,25 @@ def test_the_row_is_read_once(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_row_at_an_odd_address_is_read_by_vectors_too(dtype):
+    """Every byte is asked for once, and one vector of a chunk logit by logit."""
+    x = torch.zeros(1, 32768, dtype=dtype)
+    x[0, 5] = float("inf")
+    case = draws.case_of(x, draws.OFF, dict(seed=torch.ones(1).long(), stream=None, position=0, indices=None))
+    even = draws.Draws("invalid", case, [-1], [0])
+    stats = []
+    for d in (even, draws.displaced(even, 1)):
+        tokens, _ = draws.blank(d.case)
+        found = cuda_ptx.sample(d.case, tokens, None, splits=3, races=False)
+        assert tokens.tolist() == d.tokens and not found.findings
+        stats.append(found.read.stat)
+    assert stats[0]["ld_bytes"] == stats[1]["ld_bytes"]
+    chunks_of_a_warp = 32768 // 256 // 4
+    more = chunks_of_a_warp * 16 // x.element_size()
+    assert stats[0]["ld_requests"] < stats[1]["ld_requests"] <= stats[0]["ld_requests"] + more
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("arch", ["80", "90", "120"])
 def test_edited_rows(arch, dtype):
     """Penalties, biases and bitmasks in the compiled code: every value as defined, no race, no foreign memory."""

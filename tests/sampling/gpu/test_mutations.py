@@ -33,9 +33,10 @@ FAULTS = {
     # The read
     "a tail that is read as if it were whole": (
         "statistics.cuh",
-        "(j + 1) * kChunk <= row.vocab",
-        "j * kChunk <= row.vocab",
+        "(j + 1) * kChunk > row.vocab",
+        "j * kChunk > row.vocab",
     ),
+    "a logit of a row at an odd address is read twice": ("statistics.cuh", "e < skipped ? e", "e <= skipped ? e"),
     "a float32 sum": ("statistics.cuh", "uint64_t sum = 0;", "float sum = 0;"),
     "four weights in 32 bits": ("statistics.cuh", "kFit = 3", "kFit = 4"),
     "a weight that is not clamped": (
@@ -201,7 +202,12 @@ def probes():
         case = draws.case_of(x, draws.OFF | filters, draw)
         found.append(draws.Draws(name, case, tokens.tolist(), stats.kept.tolist()))
     found += [draws.of_vector(v, 4) for v in odd + chosen[5::48]]
-    return [*found, at_the_edges_of_weights(), at_the_edges_of_masses(5e37)]
+    return [
+        *found,
+        at_the_edges_of_weights(),
+        at_the_edges_of_masses(5e37),
+        draws.displaced(at_the_edges_of_masses(1.0), 3),
+    ]
 
 
 def first_sign(probes, root) -> str | None:
