@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import statistics
 from pathlib import Path
 
 from fastsample.strategies.registry import METHODS
@@ -27,22 +28,35 @@ def stored_in(name):
 def test_the_figures_over_vllm():
     """Those of docs/engines.md that have a line in bench/vllm.json: by the clock, by the processor, by the server."""
     page = page_of("docs/engines.md")
-    half, large, votes = map(json.loads, (ROOT / "bench/vllm.json").read_text().splitlines())
-    for name, row in half["rows"].items():
-        assert f"{row['tokens_per_second']:.0f} ({row['tokens_per_processor_second']:.0f})" in page, name
+    full, half, large, votes = map(json.loads, (ROOT / "bench/vllm.json").read_text().splitlines())
     names = ("vLLM, its own", "vLLM, our draw", "our engine")
+    for name, label in zip(names, ("vLLM with its own sampler", "vLLM with our draw", "the engine in this process")):
+        cells = []
+        for run in (full, half):
+            row, other = run["rows"][name], run["rows"][names[0]]["tokens_per_second"]
+            times = "" if name == names[0] else f": {row['tokens_per_second'] / other:.1f} times"
+            cells.append(f"{row['tokens_per_second']:.0f} ({row['tokens_per_processor_second']:.0f}){times}")
+        assert f"| {label} | {cells[0]} | {cells[1]} |" in page
     theirs, ours, own = (large["rows"][name]["tokens_per_processor_second"] for name in names)
     times, theirs, ours, own = ours / theirs, *(f"{value:.0f}" for value in (theirs, ours, own))
     told = (
         f"it is {ours} tokens for a second of processor with our draw, {theirs} without ({times:.1f} times), and {own}"
     )
     assert told in " ".join(page.split())
-    full, early = votes["rows"]
-    for row in (full, early):
+    every, early = votes["rows"]
+    for row in (every, early):
         assert f"| {row['rule']} | {row['written']:,} |" in page
         assert f"| {row['counted']:,} | {sum(row['right'])} " in page
-    assert f"| {early['written'] / full['written']:.0%} |".replace("%", " %") in page
+    assert f"| {early['written'] / every['written']:.0%} |".replace("%", " %") in page
     assert f"wrote {early['written'] - early['received']} tokens that were no longer wanted" in page
+
+
+def test_the_figures_of_rollouts():
+    """TRL's own generate beside ours, from bench/trl_rollouts.json."""
+    stored, page = stored_in("trl_rollouts.json"), page_of("docs/engines.md")
+    theirs, ours = (statistics.median(stored["seconds"][name]) for name in ("trl", "fastsample"))
+    assert f"| TRL's own `generate` | {theirs:.1f} |" in page
+    assert f"| `fastsample.trl.rollout()` | {ours:.1f} ({theirs / ours:.1f} times fewer) |" in page
 
 
 def test_the_figures_over_servers():
