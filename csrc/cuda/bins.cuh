@@ -120,7 +120,7 @@ class Histogram {
             uint32_t u = 0;
             if (!ByCount) {
               const float z = fmaxf(below(x[e], top, row_.factor), kLowestZ);
-              u = static_cast<uint32_t>(fused(scaled_pow2<0>(z), scale, 0.5f));
+              u = static_cast<uint32_t>(fused(roughly_pow2(z), scale, 0.5f));
             }
             if (WithAbove && x[e] > b) {
               ++*n_above;

@@ -95,6 +95,17 @@ struct Logits<Dtype::kBfloat16> : HalfLogits<Dtype::kBfloat16> {};
 template <>
 struct Logits<Dtype::kFloat16> : HalfLogits<Dtype::kFloat16> {};
 
+// 2^z to the last bits but two, for what no token hangs on.
+static __device__ __forceinline__ float roughly_pow2(float z) {
+#ifdef __CUDA_ARCH__
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(z));
+  return power;
+#else
+  return exp2f(z);
+#endif
+}
+
 // A rank orders logits: neighbouring values of the type have neighbouring ranks. -0 and +0 are one value, of rank 0.
 template <Dtype D>
 static __device__ __forceinline__ int32_t rank_of(float x) {

@@ -61,17 +61,6 @@ static __device__ __forceinline__ T lanes_reduce(T v, F f) {
   return v;
 }
 
-// 2^z to the last bits but a few: what it is for is bound to 1e-5.
-static __device__ __forceinline__ float roughly_pow2(float z) {
-#ifdef __CUDA_ARCH__
-  float power;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(z));
-  return power;
-#else
-  return exp2f(z);
-#endif
-}
-
 // light_weight of a logit `d` below its chunk's maximum, for `scale` = -factor / 32, in an instruction less: a clamp to
 // [0, 1] is a modifier of the product, and the factor 32 goes into additions that become fused ones.
 static __device__ __forceinline__ uint32_t saturated_weight(float d, float scale) {
