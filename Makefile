@@ -170,18 +170,19 @@ attack: $(VENV)/.test ## Look for wrong tokens, lost samples and hangs for an ho
 
 # --- The GPU kernels ---------------------------------------------------------------------------------------------------
 
-# The committed tables are of what this Triton compiles, which comes with torch 2.13; what is executed, also of torch 2.11's.
+# The committed tables are of what this Triton compiles. What is executed, also of those that torch 2.11 and 2.13 bring.
 COST_TRITON := 3.9.0
-OLDER_TRITON := 3.6.0
+TORCHS_TRITON := 3.6.0 3.7.1
 
 $(VENV)/cost-%/.made: | $(VENV)/.test
 	$(PIP) install --upgrade --no-deps --target $(VENV)/cost-$* triton==$*
 	touch $@
 
-cost: $(VENV)/cost-$(COST_TRITON)/.made $(VENV)/cost-$(OLDER_TRITON)/.made ## Compile the GPU kernels and hold registers, loads and what is executed against the committed tables
+cost: $(foreach v,$(COST_TRITON) $(TORCHS_TRITON),$(VENV)/cost-$(v)/.made) ## Compile the GPU kernels and hold registers, loads and what is executed against the committed tables
 	PYTHONPATH=$(abspath $(VENV))/cost-$(COST_TRITON) $(BIN)/python bench/kernel_cost.py --check
 	PYTHONPATH=$(abspath $(VENV))/cost-$(COST_TRITON) $(BIN)/python bench/executed.py --check
-	PYTHONPATH=$(abspath $(VENV))/cost-$(OLDER_TRITON) $(BIN)/python bench/executed.py --check --backend triton
+	for v in $(TORCHS_TRITON); do \
+	    PYTHONPATH=$(abspath $(VENV))/cost-$$v $(BIN)/python bench/executed.py --check --backend triton || exit 1; done
 
 proof: $(VENV)/.test ## Execute 20,000 draws and more of the GPU kernels' PTX on the CPU, none different
 	$(BIN)/python tests/sampling/gpu/proof.py

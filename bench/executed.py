@@ -5,11 +5,11 @@
     python bench/executed.py --check     fail where a row takes 5 % more than stored, 2 barriers, a tenth of a sweep
     python bench/executed.py --only "top_p" --backend triton
 
-Counted in the compiled PTX of compute_90, for one row of 151,936 logits in bfloat16: by nvcc for a block of 256
-threads, by the Triton that is installed for one of 128. Of SmolLM2, whose vocabulary has 49,152 tokens, it is 40 rows
-one by one, and the table has the 90th percentile of each count. A sweep is as many bytes as the row has. Triton's
-kernel keeps its notes in global memory, so that the sectors of 32 bytes which it reads of them count too. No time is
-measured, and no GPU is needed.
+Warp instructions / barriers / sweeps, counted in the compiled PTX of compute_90, for one row of 151,936 logits in
+bfloat16: by nvcc for a block of 256 threads, by the Triton that is installed for one of 128. Of SmolLM2, whose
+vocabulary has 49,152 tokens, it is 40 rows one by one, and the table has the 90th percentile of each count. A sweep is
+as many bytes as the row has. Triton's kernel keeps its notes in global memory, so that the sectors of 32 bytes which
+it reads of them count too. No time is measured, and no GPU is needed.
 """
 
 from __future__ import annotations
@@ -116,14 +116,16 @@ def draw(backend: str, x: torch.Tensor, parameters: dict) -> tuple[int, int, flo
 
 
 def table(lines: list[Executed]) -> str:
-    head = ["row and filter", "kernel", "warp instructions", "barriers", "sweeps of the row"]
-    body = [
-        [one.row, one.kernel, f"{one.instructions:,}", str(one.barriers), f"{one.sweeps:.2f}"]
-        for name in SETTINGS
-        for one in lines
-        if one.row == name
-    ]
-    return "\n".join("| " + " | ".join(r) + " |" for r in (head, ["---"] * len(head), *body))
+    """A column a kernel: warp instructions, barriers, sweeps of the row."""
+    kernels = sorted({one.kernel for one in lines})
+    by_place = {(one.row, one.kernel): one for one in lines}
+    body = [["row and filter", *kernels], ["---"] * (1 + len(kernels))]
+    for name in SETTINGS:
+        each = [by_place.get((name, kernel)) for kernel in kernels]
+        if any(each):
+            cells = ["" if e is None else f"{e.instructions:,} / {e.barriers} / {e.sweeps:.2f}" for e in each]
+            body.append([name, *cells])
+    return "\n".join("| " + " | ".join(r) + " |" for r in body)
 
 
 def complaints(lines: list[Executed], stored: list[Executed]) -> list[str]:
