@@ -19,7 +19,7 @@ from .candidates import (
     rank_candidates,
     weigh,
 )
-from .rows import BINS, BY_COUNT, BY_MASS, PART, tops_of
+from .rows import BINS, BY_COUNT, PART, tops_of
 
 MOST = tl.constexpr(256)  # chunks that a shortlist has at most
 MOST_COUNTED = tl.constexpr(384)  # of top_k: as many candidates and some more fit
