@@ -66,7 +66,8 @@ def test_a_row_at_an_odd_address_is_read_by_vectors_too(dtype):
     for d in (even, draws.displaced(even, 1)):
         tokens, _ = draws.blank(d.case)
         found = cuda_ptx.sample(d.case, tokens, None, splits=3, races=False)
-        assert tokens.tolist() == d.tokens and not found.findings
+        assert tokens.tolist() == d.tokens
+        assert not found.findings
         stats.append(found.read.stat)
     assert stats[0]["ld_bytes"] == stats[1]["ld_bytes"]
     chunks_of_a_warp = 32768 // 256 // 4
