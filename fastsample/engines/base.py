@@ -240,6 +240,22 @@ class Engine(Protocol):
         ...
 
 
+class Runs:
+    """What an engine can do for having `waiting`, `running` and `step`."""
+
+    @property
+    def is_idle(self: Engine) -> bool:
+        """Whether nothing is left to be written."""
+        return not self.waiting and not self.running
+
+    def run(self: Engine) -> list[Sample]:
+        """Step until nothing is left; returns the samples in the order in which they ended."""
+        ended = []
+        while self.waiting or self.running:
+            ended += self.step()
+        return ended
+
+
 class ParkingEngine(Engine, Protocol):
     """An engine that keeps what it has computed, so that a text is continued without being read again.
 

@@ -26,7 +26,7 @@ from ...models.config import check_model, context_length, eos_of, vocabulary, we
 from ...models.forward import Prefix
 from ...models.states import Pass, layer_of
 from ...words import plural
-from ..base import Parked, Request, Sample, Traits, numbered
+from ..base import Parked, Request, Runs, Sample, Traits, numbered
 from ..checks import check_ids, check_request
 from .batch import Columns, Row, draw, first_logits, is_edited, unfinished
 from .detokenizer import Detokenizer
@@ -41,7 +41,7 @@ from .runners import Runner
 from .selection import runner_for, service_for, warn_of_rounding
 
 
-class LocalEngine:
+class LocalEngine(Runs):
     """Writes samples, up to `slots` of them at once, in one batch.
 
     model:         a decoder-only transformers model on one device
@@ -109,11 +109,6 @@ class LocalEngine:
     def running(self) -> list[Sample]:
         """Samples that have a row in the batch."""
         return [row.sample for row in self._rows]
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing is left to be written."""
-        return not self._rows and not self.waiting
 
     def submit(self, requests: Iterable[Request]) -> list[Sample]:
         """Queue the requests, in order; returns their samples at once. Nothing is queued if one of them is refused."""
@@ -203,13 +198,6 @@ class LocalEngine:
                 self.on_piece(*self._pieces.pop(0))
             finished, self._finished, self._pieces = self._finished, [], []
             return finished
-
-    def run(self) -> list[Sample]:
-        """Step until nothing is left; returns the samples in the order in which they finished."""
-        finished = []
-        while not self.is_idle:
-            finished += self.step()
-        return finished
 
     def refresh(self) -> None:
         """Forget what was read and packed with the model's weights, for changes that torch does not count.

@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 from struct import pack
 from typing import Any, TypeVar
 
-from ..base import UNTOLD, Request, Sample, Traits, numbered
+from ..base import UNTOLD, Request, Runs, Sample, Traits, numbered
 from .chat import ChatTokenizer
 from .job import Attempts, Job, News
 from .pool import Patience, Place, Pool
@@ -30,7 +30,7 @@ Found = TypeVar("Found")
 WAIT = 0.5  # seconds that a step waits for news, so that whoever calls it can look around
 
 
-class ServerEngine:
+class ServerEngine(Runs):
     """Writes samples by servers that serve one model; a context manager that closes it.
 
     servers:      `Server`s, or their URLs
@@ -123,11 +123,6 @@ class ServerEngine:
         """Samples that a server was asked for."""
         return list(self._running.values())
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing is left to be written."""
-        return not self._running and not self.waiting
-
     def submit(self, requests: Iterable[Request]) -> list[Sample]:
         """Queue the requests, in order; returns their samples at once. Nothing is queued if one of them is refused."""
         samples = []
@@ -162,13 +157,6 @@ class ServerEngine:
             pass
         self.steps += 1
         self._launch()
-        return ended
-
-    def run(self) -> list[Sample]:
-        """Step until nothing is left; returns the samples in the order in which they ended."""
-        ended = []
-        while not self.is_idle:
-            ended += self.step()
         return ended
 
     def close(self) -> None:

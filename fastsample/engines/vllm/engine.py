@@ -11,7 +11,7 @@ from itertools import count
 from typing import Any
 
 from ...token_stats import TOP, TokenStats, likeliest_stats
-from ..base import Request, Sample, Traits, check_untold, numbered
+from ..base import Request, Runs, Sample, Traits, check_untold, numbered
 from ..checks import check_request
 from ..local.detokenizer import Detokenizer
 from .asked import Asked
@@ -35,7 +35,7 @@ class _Writing:
     has_begun: bool = False
 
 
-class VllmEngine:
+class VllmEngine(Runs):
     """Writes samples by a `vllm.LLMEngine`; a context manager that ends it.
 
     engine:   made with `logits_processors=[DRAW]`, it draws our tokens by seed and stream; see `loading.load`
@@ -92,11 +92,6 @@ class VllmEngine:
         """Samples that vLLM was asked for."""
         return [w.sample for w in self._running.values()]
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing is left to be written."""
-        return not self._waiting and not self._running
-
     def submit(self, requests: Iterable[Request]) -> list[Sample]:
         """Queue the requests, in order; returns their samples at once. Nothing is queued if one of them is refused."""
         fresh = []
@@ -144,13 +139,6 @@ class VllmEngine:
                     stopped.append(w.name)
         if stopped:
             self.engine.abort_request(stopped)
-        return ended
-
-    def run(self) -> list[Sample]:
-        """Step until nothing is left; returns the samples in the order in which they ended."""
-        ended = []
-        while not self.is_idle:
-            ended += self.step()
         return ended
 
     def close(self) -> None:
