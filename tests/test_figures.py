@@ -66,11 +66,18 @@ def test_the_figures_over_servers():
     assert f"at {cost['tokens_per_second']:,} tokens a second" in page
     for part in cost["parts"].values():
         assert f"| {100 * part['of_a_core']:.1f} % | {part['us_per_token']:.0f} |" in page
-    full, early = votes["rows"]
-    share = f"{early['received'] / full['received']:.0%}".replace("%", " %")
-    for row, of in ((full, "100 %"), (early, share)):
-        told = f"| {row['rule']} | {row['received']:,} | {of} | {row['counted']:,} | {sum(row['right'])} "
+    full, *others = votes["rows"]
+    for row in (full, *others):
+        rule = row["rule"] + ", all started at once" * row["together"]
+        share = f"{row['written'] / full['written']:.0%}".replace("%", " %")
+        right = f"{sum(row['right'])}" + " (the same ones)" * (row is not full and row["right"] == full["right"])
+        told = f"| {rule} | {row['written']:,} | {share} | {row['counted']:,} | {right} "
         assert told in page
+        assert f"| {row['seconds']:.0f} |" in page
+    cut = votes["cancelled"]
+    more = cut["written"] - cut["received"]
+    assert f"Of {cut['samples']} samples that are cancelled" in page
+    assert f"writes {more} tokens more than the {cut['received']} that had come" in page
     sizes = soak["megabytes"]
     assert f"after each minute {min(sizes):.0f} to {max(sizes):.0f} MB, {sizes[-1]:.0f} at the end" in page
     assert f"{soak['told']['hung up']:,} hung up" in page
