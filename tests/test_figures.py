@@ -167,6 +167,10 @@ def test_what_is_said_of_short_answers_is_what_was_stored():
     shortest = "{}, {} and {}".format(*(level["shortest"] for level in stored["levels"]))
     assert f"effort {rights} of the texts are right, with {lengths}, and {shortest}" in page
     assert stored["rows"]["of a right text"]["questions"] == 29
+    control = stored_in("tops_random.json")["rows"]
+    assert control["right"]["before"] == stored["rows"]["right"]["before"]
+    told = f"{100 * control['right']['after']:.1f} % are right afterwards, with {control['tokens']['after']:.1f} tokens"
+    assert told in page
 
 
 # --- docs/performance.md and docs/gpu.md ------------------------------------------------------------------------------
