@@ -18,31 +18,33 @@ constexpr float kLog2eFloat = 1.4426950408889634f;
 enum class Sums { kNone, kUsual, kHot };
 constexpr float kLeastFactor = 0x1p-121f;
 
-// Which token of a row's last chunk lies at x[k] of a lane.
+// Which token of a chunk lies at x[k] of a lane, where its order is not free.
 template <Dtype D>
 static __device__ __forceinline__ int place_of(int lane, int k) {
   constexpr int n = Logits<D>::kVector;
   return (k / n * kLanes + lane) * n + k % n;
 }
 
-// A lane's logits, as many in a word as fit. In a whole chunk their order is free. So where it starts between two
-// vectors of 16 bytes, all vectors but one are still read as such, and its first and last logits make up the other one.
+// A lane's logits, as many in a word as fit. Integer sums do not mind their order within a whole chunk. So where a row
+// starts between two vectors of 16 bytes, all vectors but one of a chunk are still read as such, and its first and last
+// logits make up the other one. Float sums mind it: with statistics, each logit of such a row is read by itself, and
+// the bits do not depend on where the row lies.
 //
 // `skipped`: logits before the row's first whole vector.
-template <Dtype D>
+template <Dtype D, bool WithStats>
 static __device__ __forceinline__ void read_chunk(const Row<D>& row, int j, int lane, int skipped, uint32_t* words) {
   constexpr int n = Logits<D>::kVector, in_word = n / 4, vectors = kPerLane / n;
   const auto put = [&](int k, int token) {
     const uint32_t bits = row.bits_at(j * kChunk + token);
     words[k / in_word] = k % in_word ? words[k / in_word] | bits << 16 : bits;
   };
-  if ((j + 1) * kChunk > row.vocab) {
+  if ((j + 1) * kChunk > row.vocab || (WithStats && skipped)) {
 #pragma unroll
     for (int k = 0; k < kPerLane; ++k) put(k, place_of<D>(lane, k));
     return;
   }
   const auto* mine = row.x + skipped + lane * n + static_cast<int64_t>(j) * kChunk;
-  const bool is_parted = skipped && lane == kLanes - 1;
+  const bool is_parted = !WithStats && skipped && lane == kLanes - 1;
 #pragma unroll
   for (int k = 0; k < vectors; ++k) {
     if (k == vectors - 1 && is_parted) {
@@ -92,7 +94,7 @@ static __device__ __forceinline__ void chunk_statistics(const Row<D>& row, int f
   for (int j = first + group; j - group % (32 / kLanes) < row.chunks; j += step) {
     uint32_t words[kPerLane * 4 / Logits<D>::kVector];
     float x[kPerLane];
-    read_chunk(row, j, lane, skipped, words);
+    read_chunk<D, WithStats>(row, j, lane, skipped, words);
     const float top = lanes_reduce(Logits<D>::largest(words), LargerOrNan());
     const float from = top > kNever ? top : 0.0f;  // -inf - -inf would be a NaN
     if (S != Sums::kNone || WithStats) Logits<D>::unpack(words, x);
