@@ -113,7 +113,7 @@ def sample(case: Case, tokens, stats: Stats | None, arch="90", seed=1, splits=3,
     """`backends.cuda.sample` on the emulator."""
     module = loaded(compiled(arch, root))
     need = case.rows * -(-case.logits.shape[1] // CHUNK)
-    space = [torch.empty(need, dtype=torch.int64), torch.empty(need), torch.empty(3 * need)]
+    space = [torch.full((need,), -1), torch.full((need,), torch.nan), torch.full((3 * need,), torch.nan)]
     call, memory = call_of(case)
     call.tokens, outputs = tokens.data_ptr(), [(tokens, 2), *((t, 2) for t in stats or ())]
     if stats is not None:
