@@ -120,6 +120,7 @@ class Histogram {
             uint32_t u = 0;
             if (!ByCount) {
               const float z = fmaxf(below(x[e], top, row_.factor), kLowestZ);
+              // Roughly: the instruction is off by 2^-22 at most, and `choose` allows for 2^-20.
               u = static_cast<uint32_t>(fused(roughly_pow2(z), scale, 0.5f));
             }
             if (WithAbove && x[e] > b) {

@@ -46,6 +46,9 @@ def test_machine_code(arch, dtype, width, groups, tmp_path):
     blocks = decode.Blocks.of(groups, width, width, 2 if dtype == "bf16" else 4)
     same = dict(HEADS=8 * groups, GROUPS=groups, D=width, DV=width, BLOCK_D=blocks.width, BLOCK_DV=blocks.value_width,
                 BLOCK_N=blocks.keys, HAS_SOFTCAP=True, HAS_WINDOW=True)  # fmt: skip
+    triton_is = tuple(map(int, triton.__version__.split(".")[:2]))
+    # A few registers of float32 heads of 256, at their stores and loads: more of them with Triton 3.9 than before it.
+    most = (9 if triton_is >= (3, 9) else 4) * (dtype == "fp32" and width == 256)
     for kernel, warps, more in (
         (kernels.read_prefixes, decode.PREFIX_WARPS, dict(BLOCK_ROWS=decode.TILE_ROWS, BLOCK_G=blocks.heads)),
         (kernels.read_tails, decode.TAIL_WARPS, dict(BLOCK_G=blocks.groups, HAS_SINKS=True)),
@@ -53,10 +56,12 @@ def test_machine_code(arch, dtype, width, groups, tmp_path):
         compiled = _compiled(kernel, arch, dtype, warps, same | more)
         assert compiled.metadata.shared <= SHARED
         assert ("mma" in compiled.asm["ptx"]) == (dtype == "bf16")
-        if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 6):
-            continue  # it spills 15 registers on sm_120, and 223 of float32 heads of 256: slower, and as right
-        # A few registers of float32 heads of 256, at their stores and loads: 4 with Triton 3.7, 9 with 3.9.
-        assert len(_spills(compiled.asm["cubin"], tmp_path)) <= 9 * (dtype == "fp32" and width == 256), kernel
+        if triton_is >= (3, 6):
+            assert len(_spills(compiled.asm["cubin"], tmp_path)) <= most, kernel
+    if triton_is < (3, 6):
+        pytest.skip(
+            "Triton before 3.6 spills 15 registers on sm_120, and 223 of float32 heads of 256: slower, as right"
+        )
 
 
 def _compiled(kernel, arch, dtype, warps, constants):

@@ -161,9 +161,8 @@ def arguments_of(case: Case, tokens: torch.Tensor | None, stats: Stats | None) -
 
     E = emulator()
     chunks = backend.chunks_of(case.logits.shape[1])
-    memory = torch.full(
-        (case.rows * backend.words(chunks, stats is not None),), -1
-    )  # NaN, where it is taken for floats
+    words = case.rows * backend.words(chunks, stats is not None)
+    memory = torch.full((words,), -1)  # NaN, where it is taken for floats
     names = [parameter.name for parameter in triton_kernels.chunk_statistics.params]
     values = dict(zip(names, backend.arguments(case, memory, stats is not None)))
     values["logits"] = E.Const(case.logits)
