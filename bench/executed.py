@@ -6,10 +6,11 @@
     python bench/executed.py --only "top_p" --backend triton
 
 Warp instructions / barriers / sweeps, counted in the compiled PTX of compute_90, for one row of 151,936 logits in
-bfloat16: by nvcc for a block of 256 threads, by the Triton that is installed for one of 128. Of SmolLM2, whose
-vocabulary has 49,152 tokens, it is 40 rows one by one, and the table has the 90th percentile of each count. A sweep is
-as many bytes as the row has. Triton's kernel keeps its notes in global memory, so that the sectors of 32 bytes which
-it reads of them count too. No time is measured, and no GPU is needed.
+bfloat16: by nvcc for a block of 256 threads, and for each of eight that finish a row together (on average, and without
+the barriers between them); by the Triton that is installed for a block of 128. Of SmolLM2, whose vocabulary has 49,152
+tokens, it is 40 rows one by one, and the table has the 90th percentile of each count. A sweep is as many bytes as the
+row has. Triton's kernel keeps its notes in global memory, so that the sectors of 32 bytes which it reads of them count
+too. No time is measured, and no GPU is needed.
 """
 
 from __future__ import annotations
@@ -86,24 +87,25 @@ def installed_triton() -> str:
     return f"Triton {triton.__version__}"
 
 
-def executed(backend: str, name: str) -> Executed:
+def executed(backend: str, name: str, team: int = 1) -> Executed:
     """The counts of a draw; of several rows, the 90th percentile of each count."""
     kind, filters = SETTINGS[name]
-    each = [draw(backend, row[None].to(torch.bfloat16), draws.OFF | filters) for row in ROWS[kind]()]
+    each = [draw(backend, row[None].to(torch.bfloat16), draws.OFF | filters, team) for row in ROWS[kind]()]
     instructions, barriers, sweeps = np.quantile(each, 0.9, axis=0, method="higher").tolist()
-    kernel = "CUDA" if backend == "cuda" else installed_triton()
+    kernel = installed_triton() if backend == "triton" else f"CUDA, each of {team} blocks" if team > 1 else "CUDA"
     return Executed(kernel, name, int(instructions), int(barriers), round(sweeps, 2))
 
 
-def draw(backend: str, x: torch.Tensor, parameters: dict) -> tuple[int, int, float]:
-    """Instructions, barriers and sweeps of one draw from x [1, V], whose token must be the reference's."""
+def draw(backend: str, x: torch.Tensor, parameters: dict, team: int = 1) -> tuple[float, float, float]:
+    """Instructions, barriers and sweeps of one draw from x [1, V], whose token must be the reference's; of a team of
+    blocks that of each, on average."""
     one = torch.zeros(1, dtype=torch.int64)
     randomness = dict(seed=one + 1, stream=one, position=one, indices=one)
     tokens, _ = run("cpu", x, **parameters, **randomness)
     case = draws.case_of(x, parameters, randomness)
     found, _ = draws.blank(case)
     if backend == "cuda":
-        launched = cuda_ptx.sample(case, found, None, races=False)
+        launched = cuda_ptx.sample(case, found, None, races=False, team=team)
         stat, findings = launched.finish.stat, launched.findings
         read = stat["ld_bytes"]
     else:
@@ -112,7 +114,7 @@ def draw(backend: str, x: torch.Tensor, parameters: dict) -> tuple[int, int, flo
         read = 32 * stat["ld_sectors"]
     assert found.tolist() == tokens.tolist(), parameters
     assert not findings, (parameters, findings)
-    return stat["warp_instructions"], stat["barriers"], read / x.nbytes
+    return stat["warp_instructions"] / team, stat["barriers"] / team, read / x.nbytes / team
 
 
 def table(lines: list[Executed]) -> str:
@@ -160,7 +162,8 @@ def main() -> int:
     if "cuda" in backends and not shutil.which("nvcc"):
         backends.remove("cuda")
         print(f"the CUDA kernel was not looked at: {cuda_ptx.NO_NVCC}", file=sys.stderr)
-    lines = [executed(backend, name) for backend in backends for name in SETTINGS if arguments.only in name]
+    kinds = [(backend, team) for backend in backends for team in ((1, 8) if backend == "cuda" else (1,))]
+    lines = [executed(backend, name, team) for backend, team in kinds for name in SETTINGS if arguments.only in name]
     print(table(lines))
     stored = [Executed(**one) for one in json.loads(STORED.read_text())]
     if arguments.write and not arguments.only:  # lines of other compilers stay as they are

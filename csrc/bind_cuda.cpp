@@ -39,6 +39,8 @@ PYBIND11_MODULE(_cuda, m) {
   m.def("edit", &edit, "Writes edited rows, by a launch on a stream of the current device; returns a cudaError_t.");
   m.def("splits_for", &cuda::splits_for,
         "Blocks that share a row: (rows, vocab, blocks that the device runs at once).");
+  m.def("team_for", &cuda::team_for,
+        "Blocks that finish a row together: (rows, multiprocessors, blocks that a cluster may have).");
   m.def("error_name", &cuda::error_name, "What a cudaError_t means.");
   m.def("driver_version", &cuda::driver_version,
         "The newest CUDA that the driver knows, as 1000 * major + 10 * minor.");

@@ -1,203 +1,136 @@
-// A histogram of a row between two ranks: where a filter's cut lies, to a bin or two. It decides nothing: what it finds
-// is settled by integers.
+// Between which ranks a filter's cut lies, from a histogram: of a sample of the row, or of what a sweep finds between
+// two ranks. It decides nothing: what it finds is settled by integers.
 #pragma once
 
 #include "logits.cuh"
 
 namespace fastsample::cuda {
 
-constexpr int kBins = 2048;
+constexpr int kBinBits = 11, kBins = 1 << kBinBits;
 constexpr int kOwn = kBins / kThreads;  // a thread's neighbouring bins
+constexpr int kListed = 5120;           // tokens of a crowd that a list has room for
+constexpr int kSampled = 64;            // chunks of the sample
+constexpr float kMost = 0x1p17f;        // that one of their tokens may add to a bin: 32 bits hold the sum
 
-struct Bins {
-  unsigned units[kBins], count[kBins];  // mass, in units of which all of it has 2^31; tokens
-  int32_t low, high;
-  alignas(16) int first, last, first_filled,
-      last_filled, n_before, n_through, n_all;  // no load of four takes `low` too
+struct alignas(16) Bins {
+  unsigned in[kBins];  // the higher a logit, the lower its bin
+  int first, last;
+};
+
+// Tokens between two ranks.
+struct Crowd {
+  Bins bins;
+  int listed[kListed];
 };
 
 struct Bracket {
   int32_t low, high;  // ranks, both inside
+  __device__ __forceinline__ bool is_empty() const { return low > high; }
+  __device__ __forceinline__ uint32_t width() const { return static_cast<uint32_t>(high) - static_cast<uint32_t>(low); }
+  // Bins are equal parts of it: of how many ranks, as a power of two.
+  __device__ __forceinline__ int shift() const {
+    const int bits = 32 - __clz(static_cast<int>(width()));
+    return bits > kBinBits ? bits - kBinBits : 0;
+  }
 };
 
-// Which bin a logit of [low, high] has; the higher the logit, the lower its bin. In equal parts of the range of values,
-// with everything below `top - width` in the last; or in equal parts of the range of ranks.
+// What a filter goes by, number of tokens or mass, and how much of it is to be kept.
+struct Measure {
+  bool by_count;
+  int64_t goal, total;  // `total` of the mass alone
+};
+
+// What a token adds to its bin: 1, or its mass in units of which 2^30 are `scale`.
 template <Dtype D>
-struct BinOf {
-  bool is_linear;
-  float top, per;
-  int32_t high;
-  int shift;
-  __device__ __forceinline__ int operator()(float x) const {
-    if (is_linear) {
-      const float at = times(plus(top, -x), per);
-      return at < kBins - 1 ? static_cast<int>(at) : kBins - 1;  // also where it is a NaN: 0 x inf
-    }
-    return static_cast<int>((static_cast<uint32_t>(high) - static_cast<uint32_t>(rank_of<D>(x))) >> shift);
-  }
-};
-
-// Calls `each(eight, j, top)` with every chunk whose maximum reaches `from`, a warp a chunk, the next one on its way.
-template <Dtype D, class Each, class Other>
-static __device__ __forceinline__ void sweep_chunks(const Row<D>& row, float from, Each each, Other other) {
-#pragma unroll 1
-  for (int first = 0; first < row.chunks; first += kThreads) {
-    const int mine = first + lane_of() * kWarps + warp_of();  // neighbours go to different warps
-    const bool is_one = mine < row.chunks;
-    const float top = is_one ? row.tops[mine] : kNever;
-    const bool reaches = is_one && top >= from;
-    if (is_one && !reaches) other(mine);
-    unsigned left = __ballot_sync(kAll, reaches);
-    if (!left) continue;
-    const auto chunk = [&](int lane) { return first + lane * kWarps + warp_of(); };
-    int lane = __ffs(static_cast<int>(left)) - 1;
-    Eight<D> eight;
-    eight.read(row, chunk(lane));
-#pragma unroll 1
-    while (true) {
-      left &= left - 1;
-      const int next = __ffs(static_cast<int>(left)) - 1;
-      Eight<D> ahead = eight;
-      if (left) ahead.read(row, chunk(next));
-      each(eight, chunk(lane), __shfl_sync(kAll, top, lane));
-      if (!left) break;
-      eight = ahead;
-      lane = next;
-    }
-  }
+static __device__ __forceinline__ float amount_of(const Row<D>& row, float x, bool by_count, float scale) {
+  // Roughly: the instruction is off by 2^-22 at most.
+  return by_count ? 1.0f : times(roughly_pow2(below(x, row.top, row.factor)), scale);
 }
 
-template <Dtype D>
-class Histogram {
- public:
-  __device__ Histogram(const Row<D>& row, Bins& bins) : row_(row), bins_(bins) {}
+static __device__ __forceinline__ void clear(Bins& bins) {
+  for (int b = thread_of(); b < kBins; b += kThreads) bins.in[b] = 0;
+  if (thread_of() == 0) bins.first = bins.last = kBins;
+}
 
-  // The ranks of [from.low, from.high] between which the measure of the row reaches `goal`, with the number of tokens
-  // there in *inside; `total` is the row's mass. *inside is -1 where there are fewer tokens than `goal`.
-  __device__ __forceinline__ Bracket operator()(Bracket from, bool is_linear, float width, bool by_count, int64_t goal,
-                                                int64_t total, int* inside) {
-    BinOf<D> bin_of = {is_linear, row_.top, static_cast<float>(kBins - 1) / width, from.high, 0};
-    const uint32_t range = static_cast<uint32_t>(from.high) - static_cast<uint32_t>(from.low);
-    while (range >> bin_of.shift >= kBins) ++bin_of.shift;
-    const float unit = 0x1p31f / static_cast<float>(total > 0 ? total : 1);
-    sync_block();  // the desk may still be read
-    for (int b = thread_of(); b < kBins; b += kThreads) bins_.units[b] = bins_.count[b] = 0;
-    if (thread_of() == 0) bins_.first = bins_.last = kBins - 1, bins_.first_filled = kBins - 1, bins_.last_filled = 0;
-    sync_block();
-    int n_above = 0;
-    uint64_t above = 0;
-    if (by_count) {
-      fill<true, true>(from, bin_of, unit, &n_above, &above);
-    } else if (is_linear) {
-      fill<false, false>(from, bin_of, unit, &n_above, &above);
-    } else {
-      fill<false, true>(from, bin_of, unit, &n_above, &above);
-    }
-    n_above = block_sum(n_above);
-    if (!by_count) above = block_sum(above);
-    choose(by_count, goal, unit, n_above, above);
-    *inside = by_count && bins_.n_all < goal ? -1 : bins_.n_through - bins_.n_before;
-    if (warp_of() == 0) edges(from, bin_of);
-    sync_block();
-    return {bins_.low, bins_.high};
-  }
-
- private:
-  // One sweep. `WithAbove`: tokens above `from.high`, of which the first histogram has none.
-  template <bool ByCount, bool WithAbove>
-  __device__ __forceinline__ void fill(Bracket from, const BinOf<D>& bin_of, float unit, int* n_above,
-                                       uint64_t* above) {
-    const float a = at_rank<D>(from.low), b = at_rank<D>(from.high);
-    sweep_chunks(
-        row_, a,
-        [&](const Eight<D>& eight, int, float top) {
-          float x[kEight];
-          eight.unpack(x);
-          const float z_top = below(top, row_.top, row_.factor);
-          const float scale = scaled_pow2<kWeightBits>(z_top > kLowestS ? z_top : kLowestS) * unit;
+// Leaves in bins.first the first bin with which the sum of all up to it may reach `wanted`, or what is missing from
+// the sum of all may be `wanted`, and in bins.last the first with which it surely is; kBins where there is none.
+// slack(bin, sum, missing): by how much the sum may be off. Bins are those of all blocks, and what is found the same.
+template <class Slack>
+static __device__ __forceinline__ void choose(const Team& team, Bins& bins, float wanted, bool is_missing,
+                                              Slack slack) {
+  unsigned own[kOwn] = {}, sum = 0;
+#pragma unroll 1
+  for (int n = 0; n < team.size; ++n) {
+    const unsigned* const in = team.of(bins.in, n) + thread_of() * kOwn;
 #pragma unroll
-          for (int e = 0; e < kEight; ++e) {
-            uint32_t u = 0;
-            if (!ByCount) {
-              const float z = fmaxf(below(x[e], top, row_.factor), kLowestZ);
-              // Roughly: the instruction is off by 2^-22 at most, and `choose` allows for 2^-20.
-              u = static_cast<uint32_t>(fused(roughly_pow2(z), scale, 0.5f));
-            }
-            if (WithAbove && x[e] > b) {
-              ++*n_above;
-              *above += u;
-            } else if (x[e] >= a) {
-              const int at = bin_of(x[e]);
-              atomicAdd(&bins_.count[at], 1u);
-              if (!ByCount) atomicAdd(&bins_.units[at], u);
-            }
-          }
-        },
-        [](int) {});
+    for (int k = 0; k < kOwn; ++k) own[k] += in[k], sum += in[k];
   }
+  const Scanned<unsigned> place = block_scan(sum);
+  const float total = static_cast<float>(place.total);
+  if (is_missing) wanted = total - wanted;
+  unsigned through = place.before;
+  int first = kBins, last = kBins;
+#pragma unroll
+  for (int k = 0; k < kOwn; ++k) {
+    through += own[k];
+    const float reached = static_cast<float>(through), off = slack(thread_of() * kOwn + k, reached, total - reached);
+    if (first == kBins && reached + off >= wanted) first = thread_of() * kOwn + k;
+    if (last == kBins && reached - off >= wanted) last = thread_of() * kOwn + k;
+  }
+  if (first < kBins) atomicMin(&bins.first, first);
+  if (last < kBins) atomicMin(&bins.last, last);
+  sync_block();
+}
 
-  // The first bin that may reach the goal and the first that surely does: a token's units are rounded, its weight and
-  // the mass of its chunk rounded down.
-  __device__ __forceinline__ void choose(bool by_count, int64_t goal, float unit, int n_above, uint64_t above) {
-    const int first = thread_of() * kOwn;
-    int count = 0;
-    uint64_t units = 0;
-    for (int b = first; b < first + kOwn; ++b) {
-      count += static_cast<int>(bins_.count[b]);
-      units += bins_.units[b];
-      if (bins_.count[b]) atomicMax(&bins_.last_filled, b), atomicMin(&bins_.first_filled, b);
-    }
-    const int count_before = block_scan(count).before + n_above;
-    const uint64_t before = by_count ? 0 : block_scan(units).before + above;
-    const double wanted = by_count ? static_cast<double>(goal) : static_cast<double>(goal) * static_cast<double>(unit);
-    const double chunks = row_.chunks + 1.0, each = 0.5 + static_cast<double>(unit);
-    for (int pass = 0; pass < 2; ++pass) {
-      int n = count_before;
-      uint64_t sum = before;
-      for (int b = first; b < first + kOwn; ++b) {
-        if (pass) {
-          if (b == bins_.first) bins_.n_before = n;
-          n += static_cast<int>(bins_.count[b]);
-          if (b == bins_.last) bins_.n_through = n;
-          if (b == kBins - 1) bins_.n_all = n;
-          continue;
-        }
-        n += static_cast<int>(bins_.count[b]);
-        sum += bins_.units[b];
-        const double known = by_count ? static_cast<double>(n) : static_cast<double>(sum);
-        const double slack = by_count ? 0.0 : known * 0x1p-20 + n * each + chunks * static_cast<double>(unit) + 1;
-        if (known + slack >= wanted) atomicMin(&bins_.first, b);
-        if (known - slack >= wanted) atomicMin(&bins_.last, b);
-      }
-      sync_block();
-      if (!pass && thread_of() == 0) {  // bins that hold nothing at either end
-        if (bins_.last > bins_.last_filled) bins_.last = bins_.last_filled;
-        if (bins_.first < bins_.first_filled) bins_.first = bins_.first_filled;
-        if (bins_.first > bins_.last) bins_.first = bins_.last;
-      }
-      sync_block();
+// Between which ranks the cut should lie, as chunks spread over the row have it: a range of values from the row's
+// maximum down, of `width`, is looked at closely, and nothing below `floor`.
+template <Dtype D>
+static __device__ __forceinline__ Bracket sampled(const Team& team, const Row<D>& row, Bins& bins,
+                                                  const Measure& measure, float floor, float width) {
+  const int n = row.chunks / 8 < kSampled ? row.chunks / 8 + 1 : kSampled;
+  const float share = static_cast<float>(n) / static_cast<float>(row.chunks);
+  const float per = static_cast<float>(kBins - 1) / width;
+  // By mass the sample stands for what is below the cut: there the chunks are alike.
+  const bool by_count = measure.by_count;
+  const float missing = measure.total > measure.goal ? static_cast<float>(measure.total - measure.goal) : 1.0f;
+  const float wanted = by_count ? static_cast<float>(measure.goal) * share : 16 * kMost;
+  const float scale = wanted / (missing * share) * 0x1p30f;
+  sync_block();  // the desk may still be read
+  clear(bins);
+  sync_block();
+#pragma unroll 1
+  for (int i = team.rank * kWarps + warp_of(); i < n; i += team.size * kWarps) {
+    Eight<D> eight;
+    eight.read(row, i * row.chunks / n);
+    float x[kEight];
+    eight.unpack(x);
+#pragma unroll
+    for (int e = 0; e < kEight; ++e) {
+      const float at = times(plus(row.top, -x[e]), per);
+      const int bin = at < kBins - 1 ? static_cast<int>(at) : kBins - 1;  // also where it is a NaN: 0 x inf
+      const float amount = fminf(amount_of(row, x[e], by_count, scale), kMost);
+      if (x[e] >= floor) atomicAdd(&bins.in[bin], static_cast<unsigned>(plus(amount, 0.5f)));
     }
   }
-
-  // The ranks of the chosen bins, exactly: of lane 0 the highest, of lane 1 the lowest.
-  __device__ __forceinline__ void edges(Bracket from, const BinOf<D>& bin_of) {
-    if (lane_of() > 1) return;
-    // The highest rank whose bin is at least `bin`, found between `a`, which has such a bin, and `b`, which has not.
-    const int bin = lane_of() ? bins_.last + 1 : bins_.first;
-    int64_t a = static_cast<int64_t>(from.low) - 1, b = static_cast<int64_t>(from.high) + 1;
-    while (b - a > 1) {
-      const int64_t middle = a + (b - a) / 2;
-      (bin_of(at_rank<D>(static_cast<int32_t>(middle))) >= bin ? a : b) = middle;
-    }
-    if (lane_of()) {
-      bins_.low = static_cast<int32_t>(b);
-    } else {
-      bins_.high = static_cast<int32_t>(a);
-    }
+  team.sync();
+  choose(team, bins, wanted, !by_count, [&](int bin, float sum, float missing) {
+    if (by_count) return 2 * sqrtf(sum) + 1;
+    const float heaviest = fminf(amount_of(row, row.top - static_cast<float>(bin) / per, false, scale), kMost);
+    return 2 * sqrtf(heaviest * fmaxf(missing, wanted));  // a sum of so many tokens of that weight
+  });
+  const int32_t lowest = rank_of<D>(floor), highest = rank_of<D>(row.top);
+  Bracket found = {lowest, highest};
+  if (bins.first < kBins) found.high = rank_of<D>(row.top - static_cast<float>(bins.first) / per);
+  if (bins.last < kBins - 1) {
+    const float low = row.top - static_cast<float>(bins.last + 1) / per;
+    found.low = rank_of<D>(low);
+    if (at_rank<D>(found.low) < low) found.low += 1 + (found.low == -2);  // there is no rank -1
   }
-
-  const Row<D>& row_;
-  Bins& bins_;
-};
+  if (!(found.high <= highest)) found.high = highest;
+  if (found.high < lowest) found.high = lowest;
+  if (found.low < lowest) found.low = lowest;
+  if (found.low > found.high) found.low = found.high;
+  return found;
+}
 
 }  // namespace fastsample::cuda

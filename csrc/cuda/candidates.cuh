@@ -39,16 +39,21 @@ struct List {
 struct Desk {
   union {
     List list;
-    Bins bins;
+    Crowd crowd;
   };
   Candidate candidates[kCapacity];
   uint32_t weight[kCapacity];
   Region region[kCapacity];
   uint16_t few[kCapacity];  // candidates between which the cut lies
-  int n, n_few;
+  int n, n_above, n_few;
   int64_t mass_at[2][kWarps];
   int count_at[2][kWarps];
   Found found[2];
+
+  // The logit and its index, of which `weigh` makes a key: there a thread has one, and here a warp.
+  __device__ __forceinline__ void place(int at, float x, int token) {
+    candidates[at].key = static_cast<int64_t>(bits_of(x)) << 32 | token;
+  }
 };
 
 template <Dtype D>
@@ -75,8 +80,7 @@ class Candidates {
 #pragma unroll
       for (int e = 0; e < kEight; ++e) {
         if (inside & 1u << e) {
-          // The logit and its index, of which `weigh` makes a key: there a thread has one, and here a warp.
-          desk_.candidates[at].key = static_cast<int64_t>(bits_of(x[e])) << 32 | ((j * kChunk + self * kEight + e));
+          desk_.place(at, x[e], j * kChunk + self * kEight + e);
           desk_.region[at] = region;
           ++at;
         }
@@ -85,9 +89,10 @@ class Candidates {
     return region;
   }
 
-  // The weight of each, and what it adds beyond the tokens of its chunk that come before. `has_base`: row.sums hold
-  // the weights of tokens that come before every candidate.
-  __device__ __forceinline__ void weigh(int n, bool has_base) {
+  // The weight of each, and what it adds beyond the tokens of its chunk that come before. `HasBase`: row.sums hold the
+  // weights of tokens that come before every candidate, and those of one chunk lie anywhere.
+  template <bool HasBase>
+  __device__ __forceinline__ void weigh(int n) {
     for (int c = thread_of(); c < n; c += kThreads) {
       const int64_t placed = desk_.candidates[c].key;
       const int index = static_cast<int>(placed & 0xffffffff);
@@ -98,11 +103,13 @@ class Candidates {
     sync_block();
     for (int c = thread_of(); c < n; c += kThreads) {
       const int64_t key = desk_.candidates[c].key;
-      const Region region = desk_.region[c];
       const int j = index_of(key) / kChunk;
-      int64_t before = has_base ? row_.sums[j] : 0;
-      for (int d = region.first; d < region.first + region.count; ++d) {
-        before += desk_.candidates[d].key > key ? desk_.weight[d] : 0;
+      int64_t before = HasBase ? row_.sums[j] : 0;
+      const Region region = desk_.region[c];
+      const int first = HasBase ? 0 : region.first, last = HasBase ? n : region.first + region.count;
+      for (int d = first; d < last; ++d) {
+        const int64_t other = desk_.candidates[d].key;
+        if (other > key && (!HasBase || index_of(other) / kChunk == j)) before += desk_.weight[d];
       }
       const double scale = row_.scale(j);
       desk_.candidates[c].adds =

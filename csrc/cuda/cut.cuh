@@ -1,19 +1,29 @@
 // Where the filters cut a row of any kind, exactly: flat ones, ties, vocabularies of a million.
 //
-// A histogram says between which ranks the cut lies. A sweep then leaves, for each chunk, the weights above those ranks
-// and the number of tokens between them. Few tokens are settled as candidates; ties, however many, by one scan over the
-// chunks. Where neither is possible, or the cut lies elsewhere, there are fewer ranks left for the next turn.
+// A sample says between which ranks the cut should lie. A sweep then leaves, for each chunk, the weights above those
+// ranks and the number of tokens between them. Few tokens are settled as candidates; ties, however many, by one scan
+// over the chunks. Where neither is possible, or the cut lies elsewhere, there are fewer ranks left for the next sweep,
+// which weighs only what none before it had above its ranks.
+//
+// A team of blocks does this together. Each reads its share of the row and lists what it finds there; what is decided
+// all of them decide, of the same numbers, and the first one alone writes it down.
 #pragma once
 
-#include "shortlist.cuh"
+#include "sweep.cuh"
 
 namespace fastsample::cuda {
 
 template <Dtype D>
 class Filters {
  public:
-  __device__ Filters(const Row<D>& row, Desk& desk)
-      : row_(row), desk_(desk), candidates_(row, desk), cut_{Row<D>::lowest(), INT32_MAX}, kept_(row.vocab) {}
+  __device__ Filters(const Team& team, const Row<D>& row, Desk& desk)
+      : team_(team),
+        row_(row),
+        desk_(desk),
+        candidates_(row, desk),
+        sweep_(team, row, desk),
+        cut_{Row<D>::lowest(), INT32_MAX},
+        kept_(row.vocab) {}
   __device__ Edge cut() const { return cut_; }
   __device__ int64_t kept() const { return kept_; }
 
@@ -24,26 +34,23 @@ class Filters {
       const bool by_count = filter == 0;
       if (by_count ? top_k > 0 && top_k < row_.vocab : top_p < 1) {
         const int64_t total = by_count ? 0 : total_mass();
-        close(by_count, by_count ? top_k : top_p_target(total, top_p), total);
+        close({by_count, by_count ? top_k : top_p_target(total, top_p), total});
       }
     }
     if (min_p > 0) keep_near(min_p);
   }
 
  private:
-  static constexpr int kInside = 48;  // row.sums[j] of a sweep: the weights above, and from this bit on a count
-  static constexpr int64_t kWeights = (int64_t{1} << kInside) - 1;
-
-  __device__ int64_t total_mass() const {
+  __device__ __forceinline__ int64_t total_mass() const {
     int64_t sum = 0;
 #pragma unroll 1
-    for (int j = thread_of(); j < row_.chunks; j += kThreads) sum += row_.mass_of(row_.sums[j], j);
+    for (int j = thread_of(); j < row_.chunks; j += kThreads) sum += row_.mass_of(row_.sums[j] & kWeights, j);
     return block_sum(sum);
   }
 
-  // How far below the row's maximum the first histogram looks closely.
-  __device__ __forceinline__ float width_of(bool by_count, int64_t goal, int64_t total) const {
-    if (by_count) {  // about twice as far as the lowest maximum of a chunk
+  // How far below the row's maximum the sample looks closely.
+  __device__ __forceinline__ float width_of(const Measure& measure) const {
+    if (measure.by_count) {  // about twice as far as the lowest maximum of a chunk
       float lowest = row_.top;
 #pragma unroll 1
       for (int j = thread_of(); j < row_.chunks; j += kThreads) {
@@ -53,121 +60,108 @@ class Filters {
       return 2 * (row_.top - lowest);
     }
     // All tokens below together weigh less than what may be missing from the total.
-    const double missing = total - goal > 1 ? static_cast<double>(total - goal) : 1.0;
+    const int64_t rest = measure.total - measure.goal;
+    const double missing = rest > 1 ? static_cast<double>(rest) : 1.0;
     const double depth = kWeightBits - logarithm(quotient(missing, row_.vocab)) * kLog2e;
     const float seen = row_.top - at_rank<D>(rank_of<D>(cut_.value)), wide = static_cast<float>(depth) / row_.factor;
     return wide < seen ? wide : seen;
   }
 
-  __device__ __forceinline__ void close(bool by_count, int64_t goal, int64_t total) {
+  __device__ __forceinline__ void close(const Measure& measure) {
     Bracket left = {rank_of<D>(cut_.value), rank_of<D>(row_.top)};
-    const float width = width_of(by_count, goal, total);
-    bool is_linear = true;
+    Bracket at = sampled(team_, row_, desk_.crowd.bins, measure, cut_.value, width_of(measure));
+    bool is_first = true, is_listed = false;
 #pragma unroll 1
-    while (left.low <= left.high) {
-      int inside;
-      Bracket b = Histogram<D>(row_, desk_.bins)(left, is_linear, width, by_count, goal, total, &inside);
-      if (inside < 0) break;
-      if (inside > kCapacity && b.low < b.high) {
-        const bool is_less = b.high - static_cast<int64_t>(b.low) < (left.high - static_cast<int64_t>(left.low)) / 2;
-        if (is_less || is_linear) {
-          left = b;
-          is_linear = false;
-          continue;
-        }
-        b.low = b.high =
-            static_cast<int32_t>(b.low + (b.high - static_cast<int64_t>(b.low)) / 2);  // what is below a unit
-      }
-      is_linear = false;
-      const int64_t above = sweep(at_rank<D>(b.low), at_rank<D>(b.high));
-      const int64_t before = by_count ? n_above_ : above;
-      if (before >= goal) {                      // the cut is higher
-        left.low = b.high + 1 + (b.high == -2);  // there is no rank -1
-      } else if (desk_.n <= kCapacity ? settle(by_count, goal, above)
-                                      : b.low == b.high && settle_ties(by_count, goal, before, at_rank<D>(b.low))) {
-        return;
+    while (!left.is_empty()) {
+      // In which units bins count mass: what is not above these ranks has at most 2^31.
+      const int64_t rest = measure.total - (is_first ? 0 : before_);
+      unit_ = measure.by_count ? 1.0f : 0x1p31f / static_cast<float>(rest);
+      if (is_listed) {
+        sweep_.take(at, measure.by_count, unit_);
+      } else if (is_first) {
+        sweep_.template read<true>(at, measure.by_count, unit_);
       } else {
-        left.high = b.low - 1 - (b.low == 0);
+        sweep_.template read<false>(at, measure.by_count, unit_);
       }
+      before_ = measure.by_count ? sweep_.n_above() : total_mass();
+      is_first = before_ >= measure.goal;
+      const bool is_one = at.low == at.high;
+      if (is_first) {                              // the cut is higher
+        left.low = at.high + 1 + (at.high == -2);  // there is no rank -1
+      } else if (is_one || (is_listed && sweep_.n_inside() <= kCapacity)) {
+        if (is_one ? settle_ties(measure, at_rank<D>(at.low)) : settle(measure)) return;
+        left.high = at.low - 1 - (at.low == 0);
+      } else {
+        left.high = at.high;
+        at = narrowed(at, measure);
+        is_listed = is_listed || sweep_.is_listed();
+        continue;
+      }
+      at = left;
+      is_listed = false;
     }
     // top_k of more tokens than are finite cuts nothing off
-    sweep(kNever, kNever);
-    unpack();
-    kept_ = goal;
+    sweep_.keep_above(kNever);
+    kept_ = measure.goal;
   }
 
-  // Reads the chunks that reach `low` once. Leaves in row.sums what lies above `high` and how many tokens lie between,
-  // collects those (as many as fit), counts what lies above, and returns its mass.
-  __device__ __forceinline__ int64_t sweep(float low, float high) {
-    sync_block();  // the candidates may still be read
-    if (thread_of() == 0) desk_.n = 0;
-    sync_block();
-    int64_t above = 0;
-    int n_above = 0;
-    sweep_chunks(
-        row_, low,
-        [&](const Eight<D>& eight, int j, float top) {
-          float x[kEight];
-          eight.unpack(x);
-          uint64_t sum = 0;
-          unsigned inside = 0;
-#pragma unroll
-          for (int e = 0; e < kEight; ++e) {
-            const uint32_t w = static_cast<uint32_t>(light_weight(x[e], top, row_.factor));
-            const bool is_above = x[e] > high;
-            sum += is_above ? w : 0u;
-            n_above += is_above;
-            inside |= x[e] >= low && !is_above ? 1u << e : 0u;
-          }
-          // A lane's sum has 34 bits: its halves fit into sums of 32.
-          const uint32_t lower = __reduce_add_sync(kAll, static_cast<uint32_t>(sum & 0xffffffu)),
-                         upper = __reduce_add_sync(kAll, static_cast<uint32_t>(sum >> 24));
-          const Region region = candidates_.place(x, inside, j);
-          if (lane_of() == 0) {
-            const int64_t weights = static_cast<int64_t>(lower) + (static_cast<int64_t>(upper) << 24);
-            row_.sums[j] = weights | static_cast<int64_t>(region.count) << kInside;
-            above += row_.mass_of(weights, j);
-          }
-        },
-        [&](int j) { row_.sums[j] = 0; });
-    n_above_ = block_sum(n_above);
-    return block_sum(above);
+  // The ranks among those of a sweep between which the cut lies, or one that says on which side of it to look.
+  __device__ __forceinline__ Bracket narrowed(Bracket at, const Measure& measure) const {
+    Bins& bins = desk_.crowd.bins;
+    // A token's amount is rounded, its weight and the mass of its chunk rounded down.
+    const float each = measure.by_count ? 0 : static_cast<float>(sweep_.n_inside()) * (0.5f + 2 * unit_) + 1;
+    choose(team_, bins, static_cast<float>(measure.goal - before_) * unit_, false,
+           [&](int, float sum, float) { return measure.by_count ? 0 : sum * 0x1p-20f + each; });
+    if (bins.first == kBins) return {at.low, at.low};
+    const auto border = [&](int bin) { return at.high - (static_cast<int64_t>(bin) << at.shift()); };
+    const int64_t low = bins.last < kBins ? border(bins.last + 1) + 1 : at.low, high = border(bins.first);
+    Bracket next = {static_cast<int32_t>(low > at.low ? low : at.low), static_cast<int32_t>(high)};
+    if (next.width() > at.width() / 2) next.low = next.high = at.low + static_cast<int32_t>(at.width() / 2);
+    if (next.high == -1) next.high = 0;  // there is no such rank
+    if (next.low == -1) next.low = next.high == 0 ? 0 : -2;
+    return next;
   }
 
-  __device__ void unpack() const {
-#pragma unroll 1
-    for (int j = thread_of(); j < row_.chunks; j += kThreads) row_.sums[j] &= kWeights;
-    sync_block();
-  }
-
-  // The cut among the candidates of a sweep; false where it is none of them.
-  __device__ __forceinline__ bool settle(bool by_count, int64_t goal, int64_t above) {
-    const int n = desk_.n;
-    unpack();
-    candidates_.weigh(n, true);
+  // The cut among the candidates of all blocks; false where it is none of them.
+  __device__ __forceinline__ bool settle(const Measure& measure) {
+    const int n = sweep_.n_inside();
+    gather();
+    candidates_.template weigh<true>(n);
     candidates_.rank(n);
     Found found;
-    if (!candidates_.pick(n, by_count, goal, &found, above, static_cast<int>(n_above_))) return false;
+    if (!candidates_.pick(n, measure.by_count, measure.goal, &found, before_, sweep_.n_above())) return false;
     cut_ = {value_of<D>(found.key), index_of(found.key)};
     kept_ = found.rank + 1;
-    for (int c = thread_of(); c < n; c += kThreads) {
+    team_.sync();  // the sums may still be read
+    for (int c = thread_of(); team_.leads() && c < n; c += kThreads) {
       const int64_t key = desk_.candidates[c].key;
-      if (key < found.key) continue;
-      atomicAdd(reinterpret_cast<unsigned long long*>(row_.sums + index_of(key) / kChunk),
-                static_cast<unsigned long long>(desk_.weight[c]));
+      if (key >= found.key) sweep_.add(index_of(key) / kChunk, desk_.weight[c]);
     }
-    sync_block();
+    team_.sync();
     return true;
   }
 
+  // The other blocks' candidates behind the block's own.
+  __device__ __forceinline__ void gather() {
+    if (team_.size == 1) return;
+    int at = desk_.n;
+    for (int n = 1; n < team_.size; ++n) {
+      const int count = *team_.of(&desk_.n, n);
+      const Candidate* const theirs = team_.of(desk_.candidates, n);
+      for (int c = thread_of(); c < count; c += kThreads) desk_.candidates[at + c].key = theirs[c].key;
+      at += count;
+    }
+    team_.sync();
+  }
+
   // The cut among tokens of one value, which are kept in the order of the row; false where it is none of them.
-  __device__ __forceinline__ bool settle_ties(bool by_count, int64_t goal, int64_t before, float tie) {
+  __device__ __forceinline__ bool settle_ties(const Measure& measure, float tie) {
     __shared__ int chunk, last;
     __shared__ int64_t before_chunk;
     const int n = (row_.chunks + kThreads - 1) / kThreads, first = thread_of() * n;
     // What the first i ties of chunk j add.
     const auto added = [&](int j, int64_t packed, int i) {
-      if (by_count) return static_cast<int64_t>(i);
+      if (measure.by_count) return static_cast<int64_t>(i);
       const int64_t weights = packed & kWeights, each = light_weight(tie, row_.tops[j], row_.factor);
       return row_.mass_of(weights + i * each, j) - row_.mass_of(weights, j);
     };
@@ -179,14 +173,13 @@ class Filters {
       const int64_t packed = row_.sums[j];
       if (ties_of(packed)) mine += added(j, packed, ties_of(packed));
     }
-    if (thread_of() == 0) chunk = -1;
-    const Scanned<int64_t> measure = block_scan(mine);
-    int64_t reached = before + measure.before;
-    if (before + measure.total < goal) return false;
+    const Scanned<int64_t> adds = block_scan(mine);
+    if (before_ + adds.total < measure.goal) return false;
+    int64_t reached = before_ + adds.before;
 #pragma unroll 1
     for (int j = first; j < first + n && j < row_.chunks; ++j) {
       const int64_t packed = row_.sums[j], more = ties_of(packed) ? added(j, packed, ties_of(packed)) : 0;
-      if (reached < goal && goal <= reached + more) chunk = j, before_chunk = reached;
+      if (reached < measure.goal && measure.goal <= reached + more) chunk = j, before_chunk = reached;
       reached += more;
     }
     sync_block();
@@ -194,21 +187,23 @@ class Filters {
     // Its ties: the first i of them, of which thread i - 1 looks at one number.
     const int64_t of_it = row_.sums[at];
     const int i = thread_of() + 1;
-    const bool is_enough = i <= ties_of(of_it) && before_chunk + added(at, of_it, i) >= goal;
+    const bool is_enough = i <= ties_of(of_it) && before_chunk + added(at, of_it, i) >= measure.goal;
     const int taken = block_reduce(is_enough ? i : kChunk, Smaller());
     const int place = at * kChunk + thread_of();
     const bool is_tie = row_.at(place) == tie;
     if (block_scan(static_cast<int>(is_tie)).before == taken - 1 && is_tie) last = place;
+    team_.sync();  // the sums may still be read
 #pragma unroll 1
-    for (int j = first; j < first + n && j < row_.chunks; ++j) {
+    for (int j = first; team_.leads() && j < first + n && j < row_.chunks; ++j) {
       const int64_t packed = row_.sums[j];
       const int kept = j < at ? ties_of(packed) : j == at ? taken : 0;
       n_ties += kept;
       const int64_t each = kept ? light_weight(tie, row_.tops[j], row_.factor) : 0;
       row_.sums[j] = (packed & kWeights) + kept * each;
     }
-    kept_ = n_above_ + block_sum(n_ties);  // behind its barriers all see `last`
+    kept_ = sweep_.n_above() + block_sum(n_ties);
     cut_ = {tie, last};
+    team_.sync();
     return true;
   }
 
@@ -224,17 +219,19 @@ class Filters {
     if (near < cut_.value || (near == cut_.value && cut_.last < INT32_MAX))
       return;  // another filter cut there or higher
     const float below_near = at_rank<D>(static_cast<int32_t>(b == 0 ? -2 : b - 1));
-    sweep(below_near, below_near);
-    unpack();
-    kept_ = n_above_ < kept_ ? n_above_ : kept_;
+    sweep_.keep_above(below_near);
+    kept_ = sweep_.n_above() < kept_ ? sweep_.n_above() : kept_;
     cut_ = {near, INT32_MAX};
   }
 
+  const Team team_;
   const Row<D>& row_;
   Desk& desk_;
   Candidates<D> candidates_;
+  Sweep<D> sweep_;
   Edge cut_;
-  int64_t kept_, n_above_ = 0;
+  int64_t kept_, before_ = 0;  // how much lies above the ranks of a sweep
+  float unit_ = 1;             // of the amounts in bins
 };
 
 }  // namespace fastsample::cuda

@@ -1,6 +1,6 @@
 // Two launches. In the first, S blocks read a row together, once, and leave for each 256 tokens what the second needs:
 // the maximum, and the sum of weights where the mass of the whole row is asked for. In the second a block finishes a
-// row. It may be launched before the first ends, and waits for it; nothing else waits for another block.
+// row, or a few of them together, where there are few rows. It may be launched before the first ends, and waits for it.
 //
 // Bytes of global memory a row of V tokens: V * element size read, 4 or 12 per 256 tokens written and read again (12
 // more with statistics); where a filter is on, also the chunks that can hold the cut, from cache.
@@ -8,6 +8,7 @@
 
 #include "cut.cuh"
 #include "sample.h"
+#include "shortlist.cuh"
 #include "statistics.cuh"
 
 namespace fastsample::cuda {
@@ -153,9 +154,11 @@ static __device__ __forceinline__ int64_t list_tops(const Row<D>& row, Desk& des
   return 0;
 }
 
+// What the blocks of a team do alike, each by itself, but for the slow path, which they share; the first one writes.
 template <Dtype D>
-static __device__ __forceinline__ void finish_row(const Call& call, const Row<D>& row, int64_t b, Desk& desk) {
-  const bool is_written = thread_of() == 0, has_stats = call.stats.logprob != nullptr;
+static __device__ __forceinline__ void finish_row(const Call& call, const Team& team, const Row<D>& row, int64_t b,
+                                                  Desk& desk) {
+  const bool is_written = thread_of() == 0 && team.leads(), has_stats = call.stats.logprob != nullptr;
   const Status status = row.top != row.top                                                              ? kHoldsNan
                         : row.top > kLargest                                                            ? kHoldsInfinity
                         : row.top < -kLargest                                                           ? kNoFinite
@@ -200,14 +203,14 @@ static __device__ __forceinline__ void finish_row(const Call& call, const Row<D>
             noise);
       }
     } else {
-      Filters<D> filters(row, desk);
+      Filters<D> filters(team, row, desk);
       filters.apply(top_k, top_p, min_p);
       kept = filters.kept();
       drawn = draw<false>(row, row.chunks, chunk_of, weight_of, filters.cut(), noise);
     }
   }
   if (is_written) call.tokens[b] = drawn.token;
-  if (!has_stats) return;
+  if (!has_stats || !team.leads()) return;
   if (is_written) {
     call.stats.logprob[b] = static_cast<float>(logarithm(drawn.share));
     call.stats.kept[b] = kept;
@@ -259,13 +262,14 @@ template <Dtype D>
 static __device__ __forceinline__ void finish(const Call& call, const Workspace& space) {
   __shared__ Desk desk;
   follow();
-  const int64_t b = blockIdx.x;
+  const Team team = Team::mine();
+  const int64_t b = team.index;
   Row<D> row = row_of<D>(call, space, b);
   float top = kNever;
 #pragma unroll 1
   for (int j = thread_of(); j < row.chunks; j += kThreads) top = LargerOrNan()(top, row.tops[j]);
   row.top = reduce_at<0>(top, LargerOrNan());
-  finish_row(call, row, b, desk);
+  finish_row(call, team, row, b, desk);
 }
 
 // Half of a multiprocessor's warps must be resident: 24 of 48 on the consumer parts, 32 of 64 on the others.

@@ -1,7 +1,7 @@
 // A row of logits as float32, and its order as integer keys.
 #pragma once
 
-#include "block.cuh"
+#include "team.cuh"
 
 namespace fastsample::cuda {
 
@@ -32,6 +32,7 @@ struct Logits<Dtype::kFloat32> {
   static constexpr uint32_t kNeverBits = 0xff800000u;
   static constexpr int kShift = 0;  // bits of a float32 that no such logit uses
   static __device__ __forceinline__ float wide(float x) { return x; }
+  static __device__ __forceinline__ float wide_of(uint32_t word, unsigned) { return of_bits(word); }
   static __device__ __forceinline__ uint32_t bits(float x) { return bits_of(x); }
   template <int N>
   static __device__ __forceinline__ void unpack(const uint32_t (&words)[N], float* x) {
@@ -55,6 +56,7 @@ struct HalfLogits {
   static __device__ __forceinline__ float wide(uint32_t bits) {
     return D == Dtype::kBfloat16 ? from_bfloat16(bits) : from_float16(bits);
   }
+  static __device__ __forceinline__ float wide_of(uint32_t word, unsigned k) { return wide(word >> 16 * k & 0xffffu); }
   static __device__ __forceinline__ uint32_t bits(uint16_t x) { return x; }
   template <int N>
   static __device__ __forceinline__ void unpack(const uint32_t (&words)[N], float* x) {
@@ -183,6 +185,22 @@ static __device__ __forceinline__ uint4 load_vector(const void* at) {
 #endif
 }
 
+constexpr int kFit = 3;  // weights of at most 2^30 that 32 unsigned bits hold: fewer 64-bit additions
+
+// The sum of what N logits weigh.
+template <int N, class Weight>
+static __device__ __forceinline__ uint64_t sum_of(const float* x, Weight weight) {
+  uint64_t sum = 0;
+#pragma unroll
+  for (int k = 0; k < N; k += kFit) {
+    uint32_t some = 0;
+#pragma unroll
+    for (int i = k; i < k + kFit && i < N; ++i) some += static_cast<uint32_t>(weight(x[i]));
+    sum += some;
+  }
+  return sum;
+}
+
 // A warp's part of chunk j: eight neighbouring logits a lane, of which `place` is the first.
 constexpr int kEight = 8;
 template <Dtype D>
@@ -207,6 +225,22 @@ struct Eight {
     }
   }
   __device__ __forceinline__ void unpack(float* x) const { Logits<D>::unpack(words, x); }
+  __device__ __forceinline__ float pick(unsigned e) const {
+    constexpr int n = sizeof(words) / sizeof(*words), in_word = kEight / n;
+    return Logits<D>::wide_of(word<0, n>(e / in_word), e % in_word);
+  }
+
+ private:
+  // Of N words from A on, number i: selected, since an array with such an index would lie in slow memory.
+  template <int A, int N>
+  __device__ __forceinline__ uint32_t word(unsigned i) const {
+    if constexpr (N == 1) {
+      return words[A];
+    } else {
+      const uint32_t low = word<A, N / 2>(i), high = word<A + N / 2, N / 2>(i);
+      return i & N / 2 ? high : low;
+    }
+  }
 };
 
 }  // namespace fastsample::cuda

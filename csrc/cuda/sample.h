@@ -19,6 +19,9 @@ Workspace workspace_at(void* memory, int64_t rows, int64_t vocab, int splits);
 // How many blocks should share a row, for a device that runs so many of the first kernel's at once.
 int splits_for(int64_t rows, int64_t vocab, int at_once);
 
+// How many blocks finish a row together, on a device of so many multiprocessors where a cluster may have `most`.
+int team_for(int64_t rows, int multiprocessors, int most);
+
 // Launches on a stream of the current device; returns a cudaError_t.
 int sample(const Call& call, const Workspace& space, void* stream);
 

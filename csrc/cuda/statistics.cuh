@@ -10,7 +10,6 @@ namespace fastsample::cuda {
 // with 4 the logits alone would fill the 64 registers that half of the warps leave each other.
 constexpr int kLanes = 8;
 constexpr int kPerLane = kChunk / kLanes;
-constexpr int kFit = 3;  // weights of at most 2^30 that 32 unsigned bits hold: fewer 64-bit additions
 constexpr float kLog2eFloat = 1.4426950408889634f;
 
 // How a row's tokens are weighed: not at all; with `saturated_weight`; at temperatures above 1e36, whose factor would
@@ -72,20 +71,6 @@ static __device__ __forceinline__ uint32_t saturated_weight(float d, float scale
   return static_cast<uint32_t>(of_bits(bits_of(polynomial(fused(y, kLowestZ, plus(magic, -t)))) + (bits_of(t) << 23)));
 }
 
-// The sum of what a lane's logits weigh.
-template <class Weight>
-static __device__ __forceinline__ uint64_t sum_of(const float* x, Weight weight) {
-  uint64_t sum = 0;
-#pragma unroll
-  for (int k = 0; k < kPerLane; k += kFit) {
-    uint32_t some = 0;
-#pragma unroll
-    for (int i = k; i < k + kFit && i < kPerLane; ++i) some += static_cast<uint32_t>(weight(x[i]));
-    sum += some;
-  }
-  return sum;
-}
-
 template <Dtype D, Sums S, bool WithStats>
 static __device__ __forceinline__ void chunk_statistics(const Row<D>& row, int first, int step) {
   const int group = thread_of() / kLanes, lane = thread_of() % kLanes;
@@ -102,7 +87,7 @@ static __device__ __forceinline__ void chunk_statistics(const Row<D>& row, int f
     if (is_written) row.tops[j] = top;
     if (S != Sums::kNone) {
       const float scale = times(row.factor, 1 / kLowestZ);
-      const uint64_t mine = sum_of(x, [&](float x) {
+      const uint64_t mine = sum_of<kPerLane>(x, [&](float x) {
         return S == Sums::kUsual ? saturated_weight(plus(x, -from), scale) : light_weight(x, from, row.factor);
       });
       const uint64_t sum = lanes_reduce(mine, Add());

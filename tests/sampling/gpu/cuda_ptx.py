@@ -109,8 +109,8 @@ class Launched(NamedTuple):
     finish: Any
 
 
-def sample(case: Case, tokens, stats: Stats | None, arch="90", seed=1, splits=3, races=True, root: Path = ROOT):
-    """`backends.cuda.sample` on the emulator."""
+def sample(case: Case, tokens, stats: Stats | None, arch="90", seed=1, splits=3, races=True, team=1, root: Path = ROOT):
+    """`backends.cuda.sample` on the emulator; `team` blocks finish a row together."""
     module = loaded(compiled(arch, root))
     need = case.rows * -(-case.logits.shape[1] // CHUNK)
     space = [torch.full((need,), -1), torch.full((need,), torch.nan), torch.full((3 * need,), torch.nan)]
@@ -124,7 +124,7 @@ def sample(case: Case, tokens, stats: Stats | None, arch="90", seed=1, splits=3,
     how = ((call, work), seed, races)
     read = _launch(module, first, case.rows * splits, [*memory, *((t, 2) for t in space)], *how)
     second = module.find(f"finish_rowsILNS_5{code}")
-    finish = _launch(module, second, case.rows, [*memory, *((t, 0) for t in space), *outputs], *how)
+    finish = _launch(module, second, case.rows * team, [*memory, *((t, 0) for t in space), *outputs], *how, team)
     return Launched([*read.findings, *finish.findings], read, finish)
 
 
@@ -163,7 +163,7 @@ def call_of(case: Case) -> tuple[Call, list]:
     return call, memory
 
 
-def _launch(module, kernel: str, blocks: int, memory: list, arguments: tuple, seed: int, races: bool):
+def _launch(module, kernel: str, blocks: int, memory: list, arguments: tuple, seed: int, races: bool, team: int = 1):
     E = emulator()
     places = [offset for offset, _ in module.kernels[kernel]["params"]]
     blob = bytearray(places[-1] + C.sizeof(arguments[-1]))
@@ -173,7 +173,7 @@ def _launch(module, kernel: str, blocks: int, memory: list, arguments: tuple, se
     allocations = (E.CAlloc * len(storages))(
         *(E.CAlloc(s.data_ptr(), s.nbytes(), flags, 0, f"arg{i}".encode()) for i, (s, flags) in enumerate(storages))
     )
-    shape = [(C.c_int * 3)(n, 1, 1) for n in (blocks, 256, 1)]
+    shape = [(C.c_int * 3)(n, 1, 1) for n in (blocks, 256, team)]
     launch = E.CLaunch(*shape, int(races), 20, 32, 24, 1, 0, seed, 10**10)
     code = E.L.ptx_launch(
         module.h, kernel.encode(), C.byref(launch), bytes(blob), len(blob), allocations, len(storages)

@@ -31,7 +31,8 @@ static Call edited_first(Call call, const Edits& edits, std::vector<unsigned cha
 }
 
 template <Dtype D>
-static void launch(Call call, const Edits& edits, const cuda::Workspace& space, bool with_stats, uint64_t seed) {
+static void launch(Call call, const Edits& edits, const cuda::Workspace& space, bool with_stats, uint64_t seed,
+                   unsigned team) {
   std::vector<unsigned char> rows;
   if (edits.entries || edits.allowed) call = edited_first<D>(call, edits, rows, seed);
   const dim3 grid(static_cast<unsigned>(call.rows * space.splits)), block(cuda::kThreads);
@@ -40,12 +41,14 @@ static void launch(Call call, const Edits& edits, const cuda::Workspace& space, 
   } else {
     emu::launch(grid, block, dim3(1), 0, [=] { cuda::read<D, false>(call, space); }, seed);
   }
-  emu::launch(dim3(static_cast<unsigned>(call.rows)), block, dim3(1), 0, [=] { cuda::finish<D>(call, space); }, seed);
+  const dim3 teams(static_cast<unsigned>(call.rows) * team);
+  emu::launch(teams, block, dim3(team), 0, [=] { cuda::finish<D>(call, space); }, seed);
 }
 
 int main() {
   while (true) {
-    int64_t head[9];  // dtype, count, vocab, rows, splits, seed of the schedule, with statistics, entries, with bitmask
+    // dtype, count, vocab, rows, splits, seed of the schedule, with statistics, entries, with bitmask, team
+    int64_t head[10];
     if (fread(head, sizeof head, 1, stdin) != 1) return 0;
     const Dtype dtype = static_cast<Dtype>(head[0]);
     const int64_t count = head[1], vocab = head[2], rows = head[3], chunks = (vocab + kChunk - 1) / kChunk;
@@ -80,9 +83,10 @@ int main() {
     }
     const cuda::Workspace space = {sums.data(), tops.data(), moments.data(), static_cast<int>(head[4])};
     const uint64_t schedule = static_cast<uint64_t>(head[5]);
-    if (dtype == Dtype::kFloat32) launch<Dtype::kFloat32>(call, edits, space, head[6], schedule);
-    if (dtype == Dtype::kBfloat16) launch<Dtype::kBfloat16>(call, edits, space, head[6], schedule);
-    if (dtype == Dtype::kFloat16) launch<Dtype::kFloat16>(call, edits, space, head[6], schedule);
+    const unsigned team = static_cast<unsigned>(head[9]);
+    if (dtype == Dtype::kFloat32) launch<Dtype::kFloat32>(call, edits, space, head[6], schedule, team);
+    if (dtype == Dtype::kBfloat16) launch<Dtype::kBfloat16>(call, edits, space, head[6], schedule, team);
+    if (dtype == Dtype::kFloat16) launch<Dtype::kFloat16>(call, edits, space, head[6], schedule, team);
     fwrite(tokens.data(), sizeof(int64_t), n, stdout);
     fwrite(kept.data(), sizeof(int64_t), n, stdout);
     fwrite(floats.data(), sizeof(float), floats.size(), stdout);

@@ -51,14 +51,21 @@ def build(*flags: str, root: Path = ROOT) -> Path:
 
 
 def question(
-    logits, columns: dict, splits: int, schedule: int, with_stats: bool, edits: EditColumns | None = None, allowed=None
+    logits,
+    columns: dict,
+    splits: int,
+    schedule: int,
+    with_stats: bool,
+    edits: EditColumns | None = None,
+    allowed=None,
+    team: int = 1,
 ) -> bytes:
-    """One call as the program reads it; columns hold a value a row."""
+    """One call as the program reads it; columns hold a value a row. `team` blocks finish a row together."""
     rows = len(columns["seed"])
     count, vocab = logits.shape
     entries = 0 if edits is None else edits.ids.shape[1]
     sizes = [DTYPE_CODES[logits.dtype], count, vocab, rows, splits, schedule, with_stats, entries, allowed is not None]
-    head = np.array(sizes, np.int64).tobytes()
+    head = np.array([*sizes, team], np.int64).tobytes()
     row_bytes = logits.contiguous().view(torch.uint8).numpy().tobytes()
     types = dict(
         temperature="f4", top_p="f4", min_p="f4", top_k="i4", seed="i8", stream="i8", position="i8", indices="i8"

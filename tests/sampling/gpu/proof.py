@@ -30,13 +30,16 @@ ROWS_A_LAUNCH = 32
 
 
 def run(backend: str, arch: int, d: draws.Draws, seed: int) -> tuple[bool, list[str]]:
-    """Whether anything differs, and the findings. Kernels with and without statistics take turns, as do schedules and
-    splits of a row; races are looked for in every eighth launch, which takes twice the time."""
+    """Whether anything differs, and the findings.
+
+    Kernels with and without statistics take turns, as do schedules, splits of a row and the number of blocks that
+    finish it together; races are looked for in every eighth launch, which takes twice the time."""
     tokens, stats = draws.blank(d.case)
     how = dict(seed=seed % 5 + 1, splits=seed % 3 + 1, races=seed // 2 % 8 == 0)
     stats = stats if seed % 2 or d.case.logits.shape[1] > 65536 else None  # those sizes have kernels of their own
     if backend == "cuda":
-        findings = cuda_ptx.sample(d.case, tokens, stats, str(arch), **how).findings
+        team = (1, 2, 8, 4)[seed // 3 % 4] if arch >= 90 else 1  # sm_80 has no clusters
+        findings = cuda_ptx.sample(d.case, tokens, stats, str(arch), team=team, **how).findings
     else:
         findings = ptx.sample(d.case, tokens, stats, arch, **how)
     return draws.differs(d, tokens, stats), findings

@@ -1,4 +1,5 @@
-"""The CUDA source as host C++ under sanitizers: several schedules, one to three blocks a row."""
+"""The CUDA source as host C++ under sanitizers: several schedules, one to three blocks that read a row, one to four
+that finish it."""
 
 import shutil
 
@@ -27,7 +28,8 @@ def check(program, todo):
             n: getattr(d.case, n) for n in ("temperature", "top_k", "top_p", "min_p", "seed", "stream", "position")
         }
         columns["indices"] = d.case.indices
-        questions.append((on_host.question(d.case.logits, columns, 1 + i % 3, i % 7, True), d.case.rows))
+        how = dict(splits=1 + i % 3, schedule=i % 7, with_stats=True, team=(1, 2, 4)[i // 3 % 3])
+        questions.append((on_host.question(d.case.logits, columns, **how), d.case.rows))
     answers, said = on_host.ask(program, questions)
     for d, a in zip(todo, answers):
         assert a.tokens == d.tokens, d.name
@@ -58,7 +60,7 @@ def test_under_ubsan():
 
 def test_under_tsan():
     """Races between threads of a block, and between the blocks of a row."""
-    todo = [draws.draws(kind, 1500, 2, 1) for kind in ("normal", "constant", "masked", "few values")]
+    todo = [draws.draws(kind, 1500, 2, seed) for seed in (1, 2) for kind in ("normal", "constant", "few values")]
     check(on_host.build("-fsanitize=thread", "-Wno-tsan"), todo)
 
 
@@ -100,8 +102,9 @@ def test_no_parameter_leads_out_of_the_row(kind):
     load_backend("cpu").sample(case, expected, None)
     assert [t == -1 for t in expected.tolist()] == [c > 0 or i % 13 == 0 for i, c in enumerate(codes)]
     program = on_host.build("-fsanitize=address,undefined")
-    for splits in (1, 3):
-        (answer,), said = on_host.ask(program, [(on_host.question(case.logits, columns, splits, 1, True), case.rows)])
+    for splits, team in ((1, 1), (3, 2)):
+        question = on_host.question(case.logits, columns, splits, 1, True, team=team)
+        (answer,), said = on_host.ask(program, [(question, case.rows)])
         assert answer.tokens == expected.tolist()
         assert not said
 

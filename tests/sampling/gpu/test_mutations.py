@@ -37,8 +37,8 @@ FAULTS = {
         "j * kChunk > row.vocab",
     ),
     "a logit of a row at an odd address is read twice": ("statistics.cuh", "e < skipped ? e", "e <= skipped ? e"),
-    "a float32 sum": ("statistics.cuh", "uint64_t sum = 0;", "float sum = 0;"),
-    "four weights in 32 bits": ("statistics.cuh", "kFit = 3", "kFit = 4"),
+    "a float32 sum": ("logits.cuh", "uint64_t sum = 0;", "float sum = 0;"),
+    "four weights in 32 bits": ("logits.cuh", "kFit = 3", "kFit = 4"),
     "a weight that is not clamped": (
         "statistics.cuh",
         "fminf(fmaxf(times(d, scale), 0.0f), 1.0f)",
@@ -101,15 +101,67 @@ FAULTS = {
         "return desk_.n <= kCapacity;",
     ),
     # Rows of any kind
-    "candidates that are still read": ("cut.cuh", "sync_block();  // the candidates may still be read", ""),
+    "candidates that are still read": ("sweep.cuh", "team_.sync();  // the desk may still be read", ""),
+    "what was found is not there yet": (
+        "sweep.cuh",
+        "team_.sync();\n    if (is_first) n_above_ = 0;",
+        "if (is_first) n_above_ = 0;",
+    ),
     "min_p is exclusive in a flat row": ("cut.cuh", "row_.factor) >= threshold", "row_.factor) > threshold"),
-    "a lane's sum loses bits": ("cut.cuh", "sum & 0xffffffu", "sum & 0xfffffu"),
-    "counts among the weights": ("cut.cuh", "kInside = 48", "kInside = 36"),
-    "chunks that were not reached keep their sums": ("cut.cuh", "{ row_.sums[j] = 0; }", "{}"),
+    "a lane's sum loses bits": ("sweep.cuh", "sum & 0xffffffu", "sum & 0xfffffu"),
+    "counts among the weights": ("sweep.cuh", "kInside = 48", "kInside = 36"),
+    "chunks that were not reached keep their sums": (
+        "sweep.cuh",
+        "row_.sums[j] = IsFirst ? 0 : row_.sums[j] & kWeights; }",
+        "}",
+    ),
+    "a second sweep weighs again what the first had": (
+        "sweep.cuh",
+        "if (x[e] > high && (IsFirst || x[e] <= seen)) above",
+        "if (x[e] > high) above",
+    ),
+    "a second sweep forgets what the first had": ("sweep.cuh", "IsFirst ? 0 : row_.sums[j] & kWeights;\n", "0;\n"),
+    "more is listed than there is room for": ("sweep.cuh", "if (n < kListed) desk_", "desk_"),
+    "more candidates are taken than there is room for": ("sweep.cuh", "if (n < kCapacity) desk_", "desk_"),
+    "what lies above the listed is lost": ("sweep.cuh", "add(j, light_weight(x, row_.tops[j], row_.factor));", ""),
+    "what lies above the listed does not count": ("sweep.cuh", "        ++n_above;\n", ""),
     "only the first of the ties is kept": ("cut.cuh", ".before == taken - 1", ".before == 0"),
-    "one tie too many": ("cut.cuh", "added(at, of_it, i) >= goal", "added(at, of_it, i) > goal"),
+    "one tie too many": ("cut.cuh", "added(at, of_it, i) >= measure.goal", "added(at, of_it, i) > measure.goal"),
     "ties of an earlier chunk are not kept": ("cut.cuh", "j < at ? ties_of(packed)", "j < at ? 0"),
-    "the cut's own chunk keeps what it had": ("cut.cuh", "if (key < found.key) continue;", "continue;"),
+    "the cut's own chunk keeps what it had": ("cut.cuh", "if (key >= found.key) sweep_", "if (false) sweep_"),
+    "a candidate of another chunk comes before": (
+        "candidates.cuh",
+        "index_of(other) / kChunk == j)",
+        "index_of(other) / kChunk >= 0)",
+    ),
+    # A team of blocks
+    "a block that does not wait for the others": (
+        "team.cuh",
+        "barrier.cluster.arrive.release.aligned;\\n\\tbarrier.cluster.wait.acquire.aligned;",
+        "bar.sync 0;",
+    ),
+    "a block reads what another is to read": ("sweep.cuh", "* team.size + team.rank;", "* team.size;"),
+    "chunks between two blocks": ("sweep.cuh", "first * team.size < row.chunks", "first * 2 * team.size < row.chunks"),
+    "the others' bins do not count": ("bins.cuh", "n < team.size; ++n", "n < 1; ++n"),
+    "the others' tokens above do not count": (
+        "sweep.cuh",
+        "n_above_ += *team_.of(&desk_.n_above, n);",
+        "if (!n) n_above_ += desk_.n_above;",
+    ),
+    "the others' candidates are not there": ("cut.cuh", "if (team_.size == 1) return;", "return;"),
+    "candidates that are read while they are weighed": (
+        "cut.cuh",
+        "      at += count;\n    }\n    team_.sync();",
+        "      at += count;\n    }\n    sync_block();",
+    ),
+    "every block adds what is kept": ("cut.cuh", "team_.leads() && c < n", "c < n"),
+    "every block keeps the ties": ("cut.cuh", "team_.leads() && j < first + n", "j < first + n"),
+    "every block writes its token": ("kernel.cuh", "thread_of() == 0 && team.leads()", "thread_of() == 0"),
+    "sums that another block still reads": (
+        "cut.cuh",
+        "kept_ = found.rank + 1;\n    team_.sync();",
+        "kept_ = found.rank + 1;\n    sync_block();",
+    ),
 }
 
 
@@ -190,12 +242,17 @@ def probes():
             draws.Draws(name, draws.case_of(x, draws.OFF | filters, draw), tokens.tolist(), stats.kept.tolist())
         )
     below = torch.cat([noise[:, :2000], noise[:, 2000:] * 0.1 - 6], 1)
+    # Of 36 chunks five are sampled: they say nothing of the others.
+    misled = torch.randn(36, 256, generator=torch.Generator().manual_seed(1))
+    misled[[0, 7, 14, 21, 28]] -= 6
     for name, x, filters, n in (
         ("more chunks than lanes", wide, dict(top_k=35), 16),
         ("many of many ties", torch.full((1, 3000), 2.0), dict(top_p=0.4), 64),
         ("a target that is met exactly", torch.zeros(1, 8), dict(top_p=0.5), 4),
         ("top_k of many ties", torch.full((1, 3000), 2.0), dict(top_k=1500), 4),
         ("chunks below the cut", below, dict(top_k=1500), 4),
+        ("a sample of nothing", misled.view(1, -1), dict(top_p=0.9), 4),
+        ("a sample that counts nothing", misled.view(1, -1), dict(top_k=4000, top_p=0.9), 4),
     ):
         draw = {name: torch.arange(n) for name in ("seed", "stream", "position")} | {"indices": torch.zeros(n).long()}
         tokens, stats = draws.run("reference", x, **draws.OFF | filters, **draw)
@@ -213,11 +270,11 @@ def probes():
 def first_sign(probes, root) -> str | None:
     """What shows first that the source in `root` is wrong; None if nothing does."""
     for i, d in enumerate(probes):
-        for seed, splits, with_stats in ((1, 1, True), (2 + i, 2 + i % 2, False)):
+        for seed, splits, team, with_stats in ((1, 1, 1, True), (2 + i, 2 + i % 2, 2, False)):
             tokens, stats = draws.blank(d.case)
             stats = stats if with_stats else None
             try:
-                r = cuda_ptx.sample(d.case, tokens, stats, seed=seed, splits=splits, root=root)
+                r = cuda_ptx.sample(d.case, tokens, stats, seed=seed, splits=splits, team=team, root=root)
             except (AssertionError, RuntimeError) as error:
                 return str(error)
             if r.findings:
