@@ -32,18 +32,16 @@ class Shortlist {
       n = desk_.n;
       candidates_.template weigh<false>(n);
       if (by_count ? n >= top_k : !by_mass) break;
-      if (!by_count) {
+      if (by_mass) {
         int64_t held = 0;
         for (int c = thread_of(); c < n; c += kThreads) held += desk_.candidates[c].adds;
         held = block_sum(held);
         if (held >= target) break;
-        // No token below weighs more than this: of so many there is no room.
-        const float most = times(roughly_pow2(below(from, row_.top, row_.factor)), 1 << kWeightBits);
-        if (static_cast<float>(target - held) > static_cast<float>(kCapacity - n) * 0.6f * most) return false;
-        from = plus(from, -quotient_of(step_behind(n), row_.factor));
-      } else {
-        from = plus(from, -quotient_of(1.5f, row_.factor));
+        // No token below weighs more than this, and most weigh less: of so many there is no room.
+        const float most = times(roughly_pow2(below(from, row_.top, row_.factor)), 0.6f * (1 << kWeightBits));
+        if (static_cast<float>(target - held) > static_cast<float>(kCapacity - n) * most) return false;
       }
+      from = plus(from, -quotient_of(step_behind(n), row_.factor));
       if (tries == 5 || !(from >= row_.lowest())) return false;
     }
     *cut = {row_.lowest(), INT32_MAX};
