@@ -45,7 +45,9 @@ struct Desk {
   uint32_t weight[kCapacity];
   Region region[kCapacity];
   uint16_t few[kCapacity];  // candidates between which the cut lies
-  int n, n_above, n_few;
+  int n, n_above;
+  unsigned nearest, farthest;  // of the tokens between two ranks, below the higher one
+  int n_few;
   int64_t mass_at[2][kWarps];
   int count_at[2][kWarps];
   Found found[2];

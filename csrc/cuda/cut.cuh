@@ -67,15 +67,16 @@ class Filters {
     return wide < seen ? wide : seen;
   }
 
+  // In which units bins count mass: what none of the ranks above them has comes to 2^31.
+  static __device__ float unit_of(int64_t rest) { return 0x1p31f / static_cast<float>(rest); }
+
   __device__ __forceinline__ void close(const Measure& measure) {
     Bracket left = {rank_of<D>(cut_.value), rank_of<D>(row_.top)};
     Bracket at = sampled(team_, row_, desk_.crowd.bins, measure, cut_.value, width_of(measure));
     bool is_first = true, is_listed = false;
 #pragma unroll 1
     while (!left.is_empty()) {
-      // In which units bins count mass: what is not above these ranks has at most 2^31.
-      const int64_t rest = measure.total - (is_first ? 0 : before_);
-      unit_ = measure.by_count ? 1.0f : 0x1p31f / static_cast<float>(rest);
+      unit_ = measure.by_count ? 1.0f : unit_of(measure.total - (is_first ? 0 : before_));
       if (is_listed) {
         sweep_.take(at, measure.by_count, unit_);
       } else if (is_first) {
@@ -105,20 +106,24 @@ class Filters {
     kept_ = measure.goal;
   }
 
-  // The ranks among those of a sweep between which the cut lies, or one that says on which side of it to look.
+  // The ranks among those of a sweep, whose tokens are too many, between which the cut lies; the same once more where
+  // finer bins will say it; otherwise one that says on which side of it to look.
   __device__ __forceinline__ Bracket narrowed(Bracket at, const Measure& measure) const {
     Bins& bins = desk_.crowd.bins;
     // A token's amount is rounded, its weight and the mass of its chunk rounded down.
     const float each = measure.by_count ? 0 : static_cast<float>(sweep_.n_inside()) * (0.5f + 2 * unit_) + 1;
     choose(team_, bins, static_cast<float>(measure.goal - before_) * unit_, false,
            [&](int, float sum, float) { return measure.by_count ? 0 : sum * 0x1p-20f + each; });
-    if (bins.first == kBins) return {at.low, at.low};
+    const Bracket inside = sweep_.of_inside(at);
+    if (bins.first == kBins) return {inside.low, inside.low};
     const auto border = [&](int bin) { return at.high - (static_cast<int64_t>(bin) << at.shift()); };
-    const int64_t low = bins.last < kBins ? border(bins.last + 1) + 1 : at.low, high = border(bins.first);
-    Bracket next = {static_cast<int32_t>(low > at.low ? low : at.low), static_cast<int32_t>(high)};
-    if (next.width() > at.width() / 2) next.low = next.high = at.low + static_cast<int32_t>(at.width() / 2);
-    if (next.high == -1) next.high = 0;  // there is no such rank
-    if (next.low == -1) next.low = next.high == 0 ? 0 : -2;
+    const int64_t low = bins.last < kBins ? border(bins.last + 1) + 1 : inside.low, high = border(bins.first);
+    Bracket next = {static_cast<int32_t>(low > inside.low ? low : inside.low),
+                    static_cast<int32_t>(high < inside.high ? high : inside.high)};
+    if (next.width() <= at.width() / 2) return next;
+    if (!measure.by_count && 2 * unit_ < unit_of(measure.total - before_)) return next;
+    next.low = next.high = next.low + static_cast<int32_t>(next.width() / 2);
+    if (next.low == -1) next.low = next.high = 0;  // there is no such rank
     return next;
   }
 

@@ -104,6 +104,10 @@ class Sweep {
   __device__ int n_above() const { return n_above_; }
   __device__ int n_inside() const { return n_inside_; }
   __device__ bool is_listed() const { return fullest_ <= kListed; }
+  // The ranks that tokens between those of `at` have.
+  __device__ Bracket of_inside(Bracket at) const {
+    return {at.high - static_cast<int32_t>(farthest_), at.high - static_cast<int32_t>(nearest_)};
+  }
 
  private:
   template <bool IsFirst, class Look>
@@ -158,13 +162,19 @@ class Sweep {
 
   __device__ __forceinline__ void begin(bool is_one) {
     team_.sync();  // the desk may still be read
-    if (thread_of() == 0) desk_.n = desk_.n_above = 0;
+    if (thread_of() == 0) desk_.n = desk_.n_above = 0, desk_.nearest = ~0u, desk_.farthest = 0;
+    nearest_ = ~0u, farthest_ = 0;
     if (!is_one) clear(desk_.crowd.bins);
     sync_block();
   }
   __device__ __forceinline__ void end(float high, bool is_first, int n_above) {
     n_above = static_cast<int>(__reduce_add_sync(kAll, static_cast<unsigned>(n_above)));
-    if (lane_of() == 0) atomicAdd(&desk_.n_above, n_above);
+    const unsigned nearest = __reduce_min_sync(kAll, nearest_), farthest = __reduce_max_sync(kAll, farthest_);
+    if (lane_of() == 0) {
+      atomicAdd(&desk_.n_above, n_above);
+      atomicMin(&desk_.nearest, nearest);
+      atomicMax(&desk_.farthest, farthest);
+    }
     team_.sync();
     if (is_first) n_above_ = 0;
     n_inside_ = fullest_ = 0;
@@ -173,6 +183,8 @@ class Sweep {
       const int inside = *team_.of(&desk_.n, n);
       n_above_ += *team_.of(&desk_.n_above, n);
       n_inside_ += inside;
+      nearest_ = Smaller()(nearest_, *team_.of(&desk_.nearest, n));
+      farthest_ = Larger()(farthest_, *team_.of(&desk_.farthest, n));
       fullest_ = inside > fullest_ ? inside : fullest_;
     }
     seen_ = high;
@@ -180,6 +192,8 @@ class Sweep {
   __device__ __forceinline__ void count(Bracket at, float x, bool by_count, float unit) {
     const uint32_t below_high = static_cast<uint32_t>(at.high) - static_cast<uint32_t>(rank_of<D>(x));
     const float amount = amount_of(row_, x, by_count, unit * 0x1p30f);
+    nearest_ = Smaller()(nearest_, below_high);
+    farthest_ = Larger()(farthest_, below_high);
     atomicAdd(&desk_.crowd.bins.in[below_high >> at.shift()], static_cast<unsigned>(plus(amount, 0.5f)));
   }
 
@@ -188,7 +202,8 @@ class Sweep {
   Desk& desk_;
   int n_above_ = 0, n_inside_ = 0;
   int n_listed_ = 0, fullest_ = 0;  // how many the block listed, or would have; the block with the most of them
-  float seen_ = 0;                  // above which value row.sums have the weights
+  unsigned nearest_ = 0, farthest_ = 0;
+  float seen_ = 0;  // above which value row.sums have the weights
 };
 
 }  // namespace fastsample::cuda

@@ -19,8 +19,7 @@ struct Team {
 
   static __device__ __forceinline__ Team mine() {
 #if FASTSAMPLE_CLUSTERS
-    return {static_cast<int>(__clusterSizeInBlocks()), static_cast<int>(__clusterRelativeBlockRank()),
-            static_cast<int>(__clusterIdx().x)};
+    return {static_cast<int>(__clusterSizeInBlocks()), static_cast<int>(__clusterRelativeBlockRank()), cluster()};
 #elif defined(__CUDACC__)
     return {1, 0, static_cast<int>(blockIdx.x)};
 #else
@@ -29,6 +28,14 @@ struct Team {
     return {size, static_cast<int>(cluster.block_rank()), static_cast<int>(blockIdx.x) / size};
 #endif
   }
+
+#if FASTSAMPLE_CLUSTERS
+  static __device__ __forceinline__ int cluster() {  // without the two coordinates that __clusterIdx reads too
+    int index;
+    asm volatile("mov.u32 %0, %%clusterid.x;" : "=r"(index));
+    return index;
+  }
+#endif
 
   __device__ __forceinline__ bool leads() const { return rank == 0; }
 

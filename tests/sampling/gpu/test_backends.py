@@ -31,6 +31,15 @@ def test_distribution_goes_to_a_backend_that_has_it(monkeypatch):
         fastsample.distribution(torch.zeros(1, 2), backend="triton")
 
 
+def test_few_rows_have_teams_of_blocks():
+    """As many blocks a row as there are multiprocessors for, up to what a cluster may have; on an older GPU one."""
+    extension = pytest.importorskip("fastsample.sampling.backends._cuda", reason="the CUDA extension was not built")
+    rows = (1, 16, 17, 33, 34, 66, 67, 2**31)
+    assert [extension.team_for(n, 132, 8) for n in rows] == [8, 8, 4, 4, 2, 2, 1, 1]
+    assert [extension.team_for(n, 132, 2) for n in rows] == [2, 2, 2, 2, 2, 2, 1, 1]
+    assert [extension.team_for(n, 108, 1) for n in rows] == [1] * len(rows)
+
+
 def test_import_does_not_bring_triton():
     """Neither the package, nor info, nor a refusal imports triton."""
     code = (

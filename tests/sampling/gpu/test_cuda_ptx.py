@@ -8,6 +8,7 @@ import torch
 
 from fastsample.sampling.contract import row_status
 from fastsample.sampling.edits import edited
+from sampling.cases import run
 
 from . import cuda_ptx, draws, ptx
 
@@ -73,6 +74,24 @@ def test_a_row_at_an_odd_address_is_read_by_vectors_too(dtype):
     chunks_of_a_warp = 32768 // 256 // 4
     more = chunks_of_a_warp * 16 // x.element_size()
     assert stats[0]["ld_requests"] < stats[1]["ld_requests"] <= stats[0]["ld_requests"] + more
+
+
+@pytest.mark.parametrize("filters", [dict(top_p=0.9), dict(top_k=3000, top_p=0.7), dict(min_p=0.01)])
+@pytest.mark.parametrize("values", [torch.nn.Identity(), torch.round], ids=["flat", "ties"])
+def test_a_team_of_blocks_shares_the_slow_path(values, filters):
+    """Every size draws the same, without a race; the more blocks there are, the less each of them executes."""
+    x = values(torch.randn(1, 40_000, generator=torch.Generator().manual_seed(0))).to(torch.bfloat16)
+    draw = {name: torch.arange(2) for name in ("seed", "stream", "position")} | {"indices": torch.zeros(2).long()}
+    expected, kept = run("cpu", x, **draws.OFF | filters, **draw)
+    case, each = draws.case_of(x, draws.OFF | filters, draw), {}
+    for team in (1, 2, 4, 8):
+        tokens, stats = draws.blank(case)
+        found = cuda_ptx.sample(case, tokens, stats, team=team)
+        assert not found.findings
+        assert tokens.tolist() == expected.tolist()
+        assert stats.kept.tolist() == kept.kept.tolist()
+        each[team] = found.finish.stat["warp_instructions"] / team
+    assert each[8] < each[4] < each[2] < each[1]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

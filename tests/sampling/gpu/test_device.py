@@ -69,6 +69,18 @@ def test_sanitized_edits(backend, dtype):
         there.append(tokens)
 
 
+@pytest.mark.parametrize("rows", [1, 5, 20, 60, 300])
+def test_few_rows_and_many(backend, rows):
+    """Rows whose cut is hard to find: on a GPU with clusters up to eight blocks finish one together."""
+    x = torch.randn(rows, 151_936, generator=torch.Generator().manual_seed(rows)).to(torch.bfloat16)
+    x[::3] = x[::3].round()  # ties
+    for parameters in (dict(temperature=0.8, top_p=0.9), dict(top_k=3000, top_p=0.7), dict(min_p=0.01)):
+        expected, stats = fastsample.sample(x, **parameters, seed=3, return_stats=True)
+        tokens, found = fastsample.sample(x.cuda(), **parameters, seed=3, return_stats=True, backend=backend)
+        assert torch.equal(tokens.cpu(), expected), parameters
+        assert torch.equal(found.kept.cpu(), stats.kept), parameters
+
+
 @pytest.mark.parametrize("elements", [2**31, 2**32])
 def test_rows_far_apart(backend, elements):
     """Strides beyond 32 bits: a row that lies that many elements behind the first."""
