@@ -1,6 +1,6 @@
 """The first numbers of the CUDA kernels on a GPU: checked, then timed, the most telling cells first.
 
-    python bench/gpu_first.py [--seconds 100] [--out FILE] [--splits]
+    python bench/gpu_first.py [--seconds 100] [--out FILE] [--blocks]
 
 A call is timed inside one graph of many calls on many buffers, so that neither Python, nor one launch, nor a warm L2 is
 in the figure; `alone_us` is one call replayed by itself behind a sweep of the L2, its launches included. `roofline_us`
@@ -33,12 +33,13 @@ SETTINGS: dict[str, dict[str, float]] = {
     "min_p .05": dict(temperature=1.0, min_p=0.05),
 }
 OFF = dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
-SPLITS = (1, 2, 3, 4, 6, 8, 12, 19)
+SPLITS, TEAMS = (1, 2, 3, 4, 6, 8, 12, 19), (1, 2, 4, 8)  # blocks that read a row, blocks that finish it
 
 
 def cells(is_sweep: bool) -> Iterator[tuple[str, str, int, str]]:
     """(kind of rows, dtype, batch, setting)."""
     if is_sweep:
+        yield from (("flat", "bfloat16", b, "top_p .9") for b in (1, 16, 33, 66, 132))
         yield from (("model-like", "bfloat16", b, "none") for b in (8, 32, 64, 128, 256, 512))
         return
     for setting in ("none", "top_p .9", "k50 p.9"):
@@ -65,15 +66,15 @@ def rows(kind: str, n: int, dtype: torch.dtype) -> Tensor:
 
 
 class Direct:
-    """The backend without Python's checks, with tokens that are made once; `splits` in the place of its own choice."""
+    """The backend without Python's checks, with tokens that are made once; `blocks` in the place of its own choice."""
 
-    def __init__(self, x: Tensor, parameters: dict[str, float], splits: int | None) -> None:
+    def __init__(self, x: Tensor, parameters: dict[str, float], blocks: tuple[int, int]) -> None:
         self.case = Case.of(x, **(OFF | parameters), seed=1, stream=None, position=0, indices=None)  # type: ignore[arg-type]
         self.tokens = torch.empty(len(x), dtype=torch.int64, device="cuda")
-        self.splits = splits
+        self.blocks = blocks
 
     def __call__(self) -> None:
-        cuda.sample(self.case, self.tokens, None, self.splits)
+        cuda.sample(self.case, self.tokens, None, *self.blocks)
 
 
 def graph_of(calls: list[Callable[[], object]]) -> torch.cuda.CUDAGraph:
@@ -107,18 +108,20 @@ def micros(calls: list[Callable[[], object]], sweep: Tensor | None = None, budge
 
 
 def lines(kind: str, dtype: str, b: int, setting: str, is_sweep: bool, sweep: Tensor) -> Iterator[dict]:
-    """A cell's figures: one line, or one for each number of blocks to a row. The first two tokens are checked."""
+    """A cell's figures: one line, or one for each number of blocks that read a row, or finish it. The first two tokens
+    are checked."""
     t: torch.dtype = getattr(torch, dtype)
     n = max(2, min(64, -(-120_000_000 // (b * V * t.itemsize))))
     many = rows(kind, min(n * b, 640), t)
     buffers = [many[torch.arange(i * b, (i + 1) * b, device="cuda") % len(many)] for i in range(n)]
     want = fastsample.sample(buffers[0][:2].cpu(), **SETTINGS[setting], seed=1, stream=torch.arange(min(b, 2)))
-    for splits in SPLITS if is_sweep else (None,):
-        calls: list[Callable[[], object]] = [Direct(x, SETTINGS[setting], splits) for x in buffers]
+    choices = [(splits, 0) for splits in SPLITS] if setting == "none" else [(0, team) for team in TEAMS]
+    for blocks in choices if is_sweep else [(0, 0)]:
+        calls: list[Callable[[], object]] = [Direct(x, SETTINGS[setting], blocks) for x in buffers]
         calls[0]()
         first = calls[0]
         assert isinstance(first, Direct)
-        line = dict(rows=kind, dtype=dtype, B=b, setting=setting, splits=splits)
+        line = dict(rows=kind, dtype=dtype, B=b, setting=setting, splits=blocks[0], team=blocks[1])
         line |= dict(is_right=torch.equal(first.tokens[:2].cpu(), want), us=micros(calls))
         line |= dict(alone_us=micros(calls[:1], sweep), roofline_us=round(b * V * t.itemsize / 3.35e6, 2))
         if not is_sweep:
@@ -130,18 +133,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=100)
     parser.add_argument("--out", type=Path, help="where the lines of JSON go")
-    parser.add_argument("--splits", action="store_true", help="sweep the blocks that share a row")
+    parser.add_argument(
+        "--blocks", action="store_true", help="sweep the blocks that read a row, and those that finish it"
+    )
     o = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("nothing was measured: there is no GPU here")
     began, l2 = time.time(), torch.cuda.get_device_properties(0).L2_cache_size
     sweep = torch.empty(2 * l2, dtype=torch.int8, device="cuda")
     print(torch.cuda.get_device_name(0), torch.__version__, "CUDA extension for", cuda._cuda.architectures)
-    for cell in cells(o.splits):
+    for cell in cells(o.blocks):
         if time.time() - began > o.seconds:
             print("out of time")
             return
-        for line in lines(*cell, o.splits, sweep):
+        for line in lines(*cell, o.blocks, sweep):
             print(line, flush=True)
             if o.out:
                 with o.out.open("a") as file:

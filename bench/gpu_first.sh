@@ -32,7 +32,7 @@ fi
 # --- Is it right, and how fast ---
 step "the CUDA tests" 90 "$PYTHON" -m pytest -q -p no:cacheprovider $TESTS -k "cuda and not hammer and not compiled and not far_apart"
 step "the table" 110 "$PYTHON" bench/gpu_first.py --seconds 90 --out "$OUT/cells.jsonl"
-step "blocks a row" 40 "$PYTHON" bench/gpu_first.py --seconds 30 --splits --out "$OUT/splits.jsonl"
+step "blocks a row" 40 "$PYTHON" bench/gpu_first.py --seconds 30 --blocks --out "$OUT/blocks.jsonl"
 step "the attention of a step" 45 "$PYTHON" -m pytest -q -p no:cacheprovider tests/shared_prefix/test_decode_device.py
 if "$PYTHON" -c "import transformers" 2> /dev/null; then
   step "a step of a 4B model" 75 "$PYTHON" bench/gpu_step.py --out "$OUT/steps.jsonl"

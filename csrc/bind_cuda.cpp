@@ -9,10 +9,10 @@ namespace {
 cuda::Workspace read_workspace(py::handle space, const Call& call) {
   Reader read(space);
   void* const memory = read.pointer<void>();
-  const int splits = read.next<int>();
+  const int splits = read.next<int>(), team = read.next<int>();
   read.finish();
   if (splits < 1) throw py::value_error("a row needs a block");
-  return cuda::workspace_at(memory, call.rows, call.vocab, splits);
+  return cuda::workspace_at(memory, call.rows, call.vocab, splits, team);
 }
 
 int sample(py::handle arguments, uintptr_t tokens, py::handle stats, py::handle space, uintptr_t stream) {

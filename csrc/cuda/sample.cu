@@ -86,7 +86,7 @@ static cudaError_t launch_both(const Call& call, const Workspace& space, cudaStr
   const auto read = call.stats.logprob ? read_rows<D, true> : read_rows<D, false>;
   error = launch(device, read, call.rows * space.splits, 1, stream, call, space);
   if (error != cudaSuccess) return error;
-  const int team = team_for(call.rows, device.multiprocessors, device.team);
+  const int team = space.team ? space.team : team_for(call.rows, device.multiprocessors, device.team);
   return launch(device, finish_rows<D>, call.rows * team, team, stream, call, space);
 }
 
@@ -109,11 +109,11 @@ int edit(const Call& call, const Edits& edits, void* rows, int64_t stride, void*
   }
 }
 
-Workspace workspace_at(void* memory, int64_t rows, int64_t vocab, int splits) {
+Workspace workspace_at(void* memory, int64_t rows, int64_t vocab, int splits, int team) {
   const int64_t chunks = rows * ((vocab + kChunk - 1) / kChunk);
   auto* const sums = static_cast<int64_t*>(memory);
   auto* const tops = reinterpret_cast<float*>(sums + chunks);
-  return {sums, tops, tops + chunks, splits};
+  return {sums, tops, tops + chunks, splits, team};
 }
 
 // Rounded down: a few blocks more than fit would run alone at the end, and take as long as all before them.

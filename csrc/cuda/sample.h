@@ -11,10 +11,11 @@ struct Workspace {
   float* tops;     // [B, chunks], maxima
   float* moments;  // [B, 3, chunks], of rows with statistics
   int splits;      // blocks that share a row in the first kernel
+  int team;        // and in the second; 0: as the device has them to spare
 };
 
 // A workspace in memory of 12 bytes a chunk (24 with statistics), which starts at 8 bytes.
-Workspace workspace_at(void* memory, int64_t rows, int64_t vocab, int splits);
+Workspace workspace_at(void* memory, int64_t rows, int64_t vocab, int splits, int team);
 
 // How many blocks should share a row, for a device that runs so many of the first kernel's at once.
 int splits_for(int64_t rows, int64_t vocab, int at_once);

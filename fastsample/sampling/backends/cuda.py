@@ -74,10 +74,10 @@ def _blocks(index: int) -> int:
     return device.multi_processor_count * (3 if is_small else 4)
 
 
-def sample(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None, splits: int | None = None) -> None:
+def sample(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None, splits: int = 0, team: int = 0) -> None:
     """Fill tokens [B] int64 and the tensors of `Stats`; how many rows are invalid only the device knows.
 
-    splits: how many blocks share a row in the first kernel, where a benchmark wants to choose it.
+    splits, team: how many blocks read a row and how many finish it, where a benchmark wants to choose it.
     """
     logits = case.logits
     with torch.cuda.device(logits.device):
@@ -89,7 +89,7 @@ def sample(case: Case, tokens: Tensor, stats: tuple[Tensor, ...] | None, splits:
         # Of this call alone: what outlives a call comes from a graph's own memory in a capture, and is lost with it.
         space = torch.empty((1 if stats is None else 2) * 12 * chunks, dtype=torch.uint8, device=logits.device)
         splits = splits or _cuda.splits_for(case.rows, logits.shape[1], _blocks(logits.device.index or 0))
-        work = (space.data_ptr(), splits)
+        work = (space.data_ptr(), splits, team)
         code = _cuda.sample(arguments(case), tokens.data_ptr(), addresses(stats), work, stream)
     _check(code)
 

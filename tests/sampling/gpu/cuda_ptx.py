@@ -51,7 +51,7 @@ class Call(C.Structure):
 
 
 class Workspace(C.Structure):
-    _fields_ = (("sums", C.c_void_p), ("tops", C.c_void_p), ("moments", C.c_void_p), ("splits", C.c_int))
+    _fields_ = (*((name, C.c_void_p) for name in ("sums", "tops", "moments")), ("splits", C.c_int), ("team", C.c_int))
 
 
 class Edits(C.Structure):

@@ -31,15 +31,6 @@ def test_distribution_goes_to_a_backend_that_has_it(monkeypatch):
         fastsample.distribution(torch.zeros(1, 2), backend="triton")
 
 
-def test_few_rows_have_teams_of_blocks():
-    """As many blocks a row as there are multiprocessors for, up to what a cluster may have; on an older GPU one."""
-    extension = pytest.importorskip("fastsample.sampling.backends._cuda", reason="the CUDA extension was not built")
-    rows = (1, 16, 17, 33, 34, 66, 67, 2**31)
-    assert [extension.team_for(n, 132, 8) for n in rows] == [8, 8, 4, 4, 2, 2, 1, 1]
-    assert [extension.team_for(n, 132, 2) for n in rows] == [2, 2, 2, 2, 2, 2, 1, 1]
-    assert [extension.team_for(n, 108, 1) for n in rows] == [1] * len(rows)
-
-
 def test_import_does_not_bring_triton():
     """Neither the package, nor info, nor a refusal imports triton."""
     code = (
@@ -64,13 +55,17 @@ def test_the_extension_is_harmless_without_a_driver():
     assert extension.splits_for(1, 151_936, 528) == 19  # no block without a chunk of its own
     assert extension.splits_for(64, 151_936, 528) == 8  # 512 blocks and not 576, of which 48 would run alone
     assert extension.splits_for(1024, 151_936, 528) == 1
+    rows = (1, 16, 17, 33, 34, 66, 67, 2**31)  # of a team's blocks no two on one of 132 multiprocessors
+    assert [extension.team_for(n, 132, 8) for n in rows] == [8, 8, 4, 4, 2, 2, 1, 1]
+    assert [extension.team_for(n, 132, 2) for n in rows] == [2, 2, 2, 2, 2, 2, 1, 1]
+    assert extension.team_for(1, 108, 1) == 1  # without clusters
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     call = (0, 0, 1, 1, 8, 8, *([0, 0] * 8))
-    code = extension.sample(call, 0, (0,) * 6, (0, 1), 0)
+    code = extension.sample(call, 0, (0,) * 6, (0, 1, 0), 0)
     assert code != 0
     assert extension.error_name(code)
-    many = extension.sample((0, 0, 1, 2**32 + 1, *call[4:]), 0, (0,) * 6, (0, 1), 0)
+    many = extension.sample((0, 0, 1, 2**32 + 1, *call[4:]), 0, (0,) * 6, (0, 1, 0), 0)
     assert "configuration" in extension.error_name(many)
 
 
