@@ -89,7 +89,7 @@ class Filters {
       const bool is_one = at.low == at.high;
       if (is_first) {                              // the cut is higher
         left.low = at.high + 1 + (at.high == -2);  // there is no rank -1
-      } else if (is_one || (is_listed && sweep_.n_inside() <= kCapacity)) {
+      } else if (is_one || sweep_.n_inside() <= (is_listed ? kCapacity : 0)) {
         if (is_one ? settle_ties(measure, at_rank<D>(at.low)) : settle(measure)) return;
         left.high = at.low - 1 - (at.low == 0);
       } else {

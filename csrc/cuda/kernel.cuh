@@ -262,7 +262,7 @@ template <Dtype D>
 static __device__ __forceinline__ void finish(const Call& call, const Workspace& space) {
   __shared__ Desk desk;
   follow();
-  const Team team = Team::mine();
+  const Team team = Team::of_blocks(space.team);
   const int64_t b = team.index;
   Row<D> row = row_of<D>(call, space, b);
   float top = kNever;

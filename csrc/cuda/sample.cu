@@ -78,7 +78,7 @@ int team_for(int64_t rows, int multiprocessors, int most) {
 }
 
 template <Dtype D>
-static cudaError_t launch_both(const Call& call, const Workspace& space, cudaStream_t stream) {
+static cudaError_t launch_both(const Call& call, Workspace space, cudaStream_t stream) {
   if (call.rows > INT32_MAX / space.splits) return cudaErrorInvalidConfiguration;  // blocks of a grid
   Device device;
   cudaError_t error = ask(&device);
@@ -86,8 +86,8 @@ static cudaError_t launch_both(const Call& call, const Workspace& space, cudaStr
   const auto read = call.stats.logprob ? read_rows<D, true> : read_rows<D, false>;
   error = launch(device, read, call.rows * space.splits, 1, stream, call, space);
   if (error != cudaSuccess) return error;
-  const int team = space.team ? space.team : team_for(call.rows, device.multiprocessors, device.team);
-  return launch(device, finish_rows<D>, call.rows * team, team, stream, call, space);
+  if (!space.team) space.team = team_for(call.rows, device.multiprocessors, device.team);
+  return launch(device, finish_rows<D>, call.rows * space.team, space.team, stream, call, space);
 }
 
 int edit(const Call& call, const Edits& edits, void* rows, int64_t stride, void* stream) {

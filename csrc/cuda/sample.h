@@ -11,7 +11,7 @@ struct Workspace {
   float* tops;     // [B, chunks], maxima
   float* moments;  // [B, 3, chunks], of rows with statistics
   int splits;      // blocks that share a row in the first kernel
-  int team;        // and in the second; 0: as the device has them to spare
+  int team;        // and in the second, a power of two; 0: as the device has them to spare
 };
 
 // A workspace in memory of 12 bytes a chunk (24 with statistics), which starts at 8 bytes.

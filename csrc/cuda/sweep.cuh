@@ -106,7 +106,8 @@ class Sweep {
   __device__ bool is_listed() const { return fullest_ <= kListed; }
   // The ranks that tokens between those of `at` have.
   __device__ Bracket of_inside(Bracket at) const {
-    return {at.high - static_cast<int32_t>(farthest_), at.high - static_cast<int32_t>(nearest_)};
+    const auto high = static_cast<uint32_t>(at.high);
+    return {static_cast<int32_t>(high - farthest_), static_cast<int32_t>(high - nearest_)};
   }
 
  private:

@@ -17,25 +17,11 @@ struct Team {
   int size, rank;
   int index;  // of the launch's teams
 
-  static __device__ __forceinline__ Team mine() {
-#if FASTSAMPLE_CLUSTERS
-    return {static_cast<int>(__clusterSizeInBlocks()), static_cast<int>(__clusterRelativeBlockRank()), cluster()};
-#elif defined(__CUDACC__)
-    return {1, 0, static_cast<int>(blockIdx.x)};
-#else
-    const auto cluster = cooperative_groups::this_cluster();
-    const int size = static_cast<int>(cluster.num_blocks());
-    return {size, static_cast<int>(cluster.block_rank()), static_cast<int>(blockIdx.x) / size};
-#endif
+  // Of `blocks`, a power of two, which follow each other in the grid.
+  static __device__ __forceinline__ Team of_blocks(int blocks) {
+    const int block = static_cast<int>(blockIdx.x);
+    return {blocks, block & (blocks - 1), block >> __popc(static_cast<unsigned>(blocks - 1))};
   }
-
-#if FASTSAMPLE_CLUSTERS
-  static __device__ __forceinline__ int cluster() {  // without the two coordinates that __clusterIdx reads too
-    int index;
-    asm volatile("mov.u32 %0, %%clusterid.x;" : "=r"(index));
-    return index;
-  }
-#endif
 
   __device__ __forceinline__ bool leads() const { return rank == 0; }
 

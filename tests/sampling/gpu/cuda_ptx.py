@@ -118,7 +118,7 @@ def sample(case: Case, tokens, stats: Stats | None, arch="90", seed=1, splits=3,
     call.tokens, outputs = tokens.data_ptr(), [(tokens, 2), *((t, 2) for t in stats or ())]
     if stats is not None:
         call.stats = (C.c_void_p * 6)(*(t.data_ptr() for t in stats))
-    work = Workspace(*(t.data_ptr() for t in space), splits)
+    work = Workspace(*(t.data_ptr() for t in space), splits, team)
     code = f"DtypeE{DTYPE_CODES[case.logits.dtype]}E"
     first = module.find(f"read_rowsILNS_5{code}Lb{int(stats is not None)}E")
     how = ((call, work), seed, races)

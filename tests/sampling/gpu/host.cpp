@@ -81,9 +81,10 @@ int main() {
       call.stats = {floats.data(),         floats.data() + n, floats.data() + 2 * n,
                     floats.data() + 3 * n, kept.data(),       status.data()};
     }
-    const cuda::Workspace space = {sums.data(), tops.data(), moments.data(), static_cast<int>(head[4]), 0};
-    const uint64_t schedule = static_cast<uint64_t>(head[5]);
     const unsigned team = static_cast<unsigned>(head[9]);
+    const cuda::Workspace space = {sums.data(), tops.data(), moments.data(), static_cast<int>(head[4]),
+                                   static_cast<int>(team)};
+    const uint64_t schedule = static_cast<uint64_t>(head[5]);
     if (dtype == Dtype::kFloat32) launch<Dtype::kFloat32>(call, edits, space, head[6], schedule, team);
     if (dtype == Dtype::kBfloat16) launch<Dtype::kBfloat16>(call, edits, space, head[6], schedule, team);
     if (dtype == Dtype::kFloat16) launch<Dtype::kFloat16>(call, edits, space, head[6], schedule, team);
