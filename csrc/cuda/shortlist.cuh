@@ -91,10 +91,16 @@ class Shortlist {
     const float no_mass = plus(row_.top, -quotient_of(64.0f, row_.factor));
     const float unit = 0x1p30f / static_cast<float>(total);
     if (!by_count && no_mass > low) low = no_mass;
-    auto enough = static_cast<unsigned>(by_count ? goal : 0);
-    if (!by_count) enough = static_cast<unsigned>(0.98f * static_cast<float>(goal) * unit);
-    if (enough < 1) enough = 1;  // the tiniest top_p
-    unsigned above = 0;
+    // Some of a chunk's mass is of tokens below that value. Each is taken to have as much of it as the chunks have on
+    // average, whose tokens below it are to weigh 0.6 of what may be missing: a little less, so that as a rule the
+    // first value is low enough.
+    auto enough = static_cast<unsigned>(goal);
+    unsigned each = 0, above = 0;
+    if (!by_count) {
+      const float missing = 0.6f * static_cast<float>(total - goal) * unit;
+      each = static_cast<unsigned>(missing / static_cast<float>(row_.chunks));
+      enough = static_cast<unsigned>(fmaxf(0x1p30f - missing, 1.0f));
+    }
 #pragma unroll 1
     for (int round = 0; round < 3; ++round) {
       const float width = times(plus(high, -low), 1.0f / kParts), per = quotient_of(1, width);
@@ -111,7 +117,11 @@ class Shortlist {
         if (!by_count) atomicAdd(&list.mass_in[part], static_cast<unsigned>(times(list.masses[j], unit)));
       }
       sync_block();
-      const unsigned mine = by_count ? list.count_in[thread_of()] : list.mass_in[thread_of()];
+      unsigned mine = list.count_in[thread_of()];
+      if (!by_count) {
+        const unsigned mass = list.mass_in[thread_of()], below = mine * each;
+        mine = mass > below ? mass - below : 0;
+      }
       const Scanned<unsigned> place = scan_at<1>(mine);
       const unsigned before = above + place.before;
       const bool is_last = thread_of() == kParts - 1 && above + place.total < enough;
@@ -125,7 +135,7 @@ class Shortlist {
       high = plus(high, -times(width, static_cast<float>(part)));
       above = list.above_part;
     }
-    return low;
+    return by_count ? low : low - quotient_of(1, row_.factor);
   }
 
   // Lists the chunks whose maximum reaches `from`, and collects their tokens that do.
