@@ -175,7 +175,7 @@ def left_by_first(case: Case, memory: torch.Tensor) -> tuple[torch.Tensor, torch
     """What the first kernel leaves of one row: its chunks' maxima and sums of weights (`rows.space_of`)."""
     chunks = backend.chunks_of(case.logits.shape[1])
     words = memory[chunks + 3 * backend.CAPACITY + backend.BINS + backend.PLACES :].view(torch.float32)
-    return words[4 * backend.CAPACITY + 3 * chunks :][:chunks], memory[:chunks]
+    return words[3 * backend.CAPACITY + 3 * chunks :][:chunks], memory[:chunks]
 
 
 def launch(kernel: Compiled, grid: tuple[int, ...], values: dict[str, Any], seed: int, races: bool):

@@ -30,12 +30,12 @@ FAULTS_OF_SUMS = {
     "a product and a sum for an fma": ("arithmetic", "tl.fma(p, f, A2)", "p * f + A2"),
     "a scale that is not normal": ("kernels", "2.0**-121", "2.0**-126"),
 }
-REACHES = "(before < goal) & (goal <= before + adds))\n        tl.store"
 FAULTS_OF_TOKENS = {
     "the last of the ties is lost": ("arithmetic", "(i <= cut_i)", "(i < cut_i)"),
     "the stream is ignored": ("kernels", "(given & STREAM) > 0", "(given & STREAM) < 0"),
-    "the target is reached too early": ("candidates", REACHES, REACHES.replace("+ adds", "+ 2 * adds")),
-    "a rank too far": ("candidates", "rank + 1 == goal", "rank == goal"),
+    "the target is reached too early": ("candidates", "(goal <= through)", "(goal <= 2 * through)"),
+    "a candidate counts twice": ("candidates", "adds + TOKEN", "adds + 2 * TOKEN"),
+    "what is no candidate comes first": ("candidates", 'tl.where(e < n, x, float("-inf"))', "x"),
     "the last of the ties comes first": ("candidates", "(x_other == x) & (o < e)", "(x_other == x) & (o > e)"),
     "no barrier before candidates are read": ("candidates", "is_one)\n    tl.debug_barrier()", "is_one)"),
     "no barrier before weights are read": (
@@ -43,7 +43,7 @@ FAULTS_OF_TOKENS = {
         "row.c), mask=e < n)\n    tl.debug_barrier()",
         "row.c), mask=e < n)",
     ),
-    "slices that all begin at 0": ("rows", "((slices_before[None, :, None] >> shift) & 255)", "0"),
+    "slices that all begin at 0": ("rows", " + slices_before[:, None]", ""),
     "a tie too many": ("cut", "tl.sum(is_early.to(tl.int32)) + 1", "tl.sum(is_early.to(tl.int32)) + 2"),
     "what is kept is not added": ("cut", "w, mask=is_kept", "w * 0, mask=is_kept"),
 }

@@ -16,16 +16,19 @@ import triton.language as tl
 from .arithmetic import CHUNK, chunk_scale, mass, weight
 from .combine import sum_and_max
 from .rows import (
+    AMOUNT,
     BY_COUNT,
     BY_MASS,
     FULLEST,
     GATHERED,
     LISTED,
+    NUMBER,
+    TOKEN,
+    before_slices,
     how_many,
     read_chunks,
     read_slices,
     store_of_chunks,
-    through_slices,
 )
 
 READ = tl.constexpr(8)  # chunks that are read at a time
@@ -76,7 +79,7 @@ def place_candidates(row, space, n_listed, low, high):
         number = tl.load(space.firsts + chunk, mask=at < n_listed, other=0)
         i, x = read_slices(row, chunk, at < n_listed)
         is_one = (x >= low) & (x <= high)
-        place = number[None, :, None] + through_slices(is_one).to(tl.int32) - 1
+        place = number[None, :, None] + before_slices(is_one)
         tl.store(space.tokens + place, i, mask=is_one)
     tl.debug_barrier()
 
@@ -93,7 +96,7 @@ def weigh(row, space, n, fullest, has_base):
         e = first + tl.arange(0, MANY)
         i = tl.load(space.tokens + e, mask=e < n, other=0)
         x = tl.load(row.x + i, mask=e < n, other=0.0).to(tl.float32)
-        tl.store(space.x + e, x, mask=e < n)
+        tl.store(space.x + e, tl.where(e < n, x, float("-inf")))
         tl.store(space.weights + e, weight(x, tl.load(space.tops + i // CHUNK), row.c), mask=e < n)
     tl.debug_barrier()
     for first in range(0, n, MANY):
@@ -112,7 +115,7 @@ def weigh(row, space, n, fullest, has_base):
         scale = chunk_scale(tl.load(space.tops + chunk), row.top, row.c)
         adds = tl.where(e < n, mass(before + w, scale) - mass(before, scale), 0)
         held += adds
-        tl.store(space.adds + e, adds, mask=e < n)
+        tl.store(space.adds + e, adds + TOKEN)
     tl.store(space.found + BY_COUNT, tl.full((), -1, tl.int64))
     tl.store(space.found + BY_MASS, tl.full((), -1, tl.int64))
     tl.debug_barrier()
@@ -125,21 +128,19 @@ def rank_candidates(space, n, by_count, goal):
     reaches `goal` is `found` behind a barrier, and -1 where none does."""
     for first in range(0, n, MANY):
         e = first + tl.arange(0, MANY)
-        x = tl.load(space.x + e, mask=e < n, other=0.0)
-        adds = tl.load(space.adds + e, mask=e < n, other=0)
-        rank = tl.zeros([MANY], tl.int32)
+        x = tl.load(space.x + e)
         before = tl.zeros([MANY], tl.int64)
         for other in range(0, n, AHEAD):
             for k in tl.static_range(AHEAD):
                 o = other + k
-                x_other = tl.load(space.x + o, mask=o < n, other=float("-inf"))
-                adds_other = tl.load(space.adds + o, mask=o < n, other=0)
+                x_other = tl.load(space.x + o)
                 is_before = (x_other > x) | ((x_other == x) & (o < e))
-                rank += is_before.to(tl.int32)
-                before += tl.where(is_before, adds_other, 0)
-        tl.store(space.ranks + e, rank, mask=e < n)
-        tl.store(space.befores + e, before, mask=e < n)
-        is_end = (e < n) & tl.where(by_count, rank + 1 == goal, (before < goal) & (goal <= before + adds))
+                before += tl.where(is_before, tl.load(space.adds + o), 0)
+        tl.store(space.befores + e, before)
+        through = before + tl.load(space.adds + e)
+        before = tl.where(by_count, before >> NUMBER, before & AMOUNT)
+        through = tl.where(by_count, through >> NUMBER, through & AMOUNT)
+        is_end = (e < n) & (before < goal) & (goal <= through)
         tl.store(space.found + tl.where(by_count, BY_COUNT, BY_MASS) + e * 0, e.to(tl.int64), mask=is_end)
 
 
@@ -148,6 +149,7 @@ def find_by_mass(space, n, goal):
     """Of ranked candidates, the one with which the mass reaches `goal`."""
     for first in range(0, n, MANY):
         e = first + tl.arange(0, MANY)
-        before = tl.load(space.befores + e, mask=e < n, other=0)
-        adds = tl.load(space.adds + e, mask=e < n, other=0)
-        tl.store(space.found + BY_MASS + e * 0, e.to(tl.int64), mask=(before < goal) & (goal <= before + adds))
+        before = tl.load(space.befores + e)
+        through = before + tl.load(space.adds + e)
+        is_end = (e < n) & ((before & AMOUNT) < goal) & (goal <= (through & AMOUNT))
+        tl.store(space.found + BY_MASS + e * 0, e.to(tl.int64), mask=is_end)

@@ -28,10 +28,19 @@ from .arithmetic import (
 from .candidates import MANY, READ, listed, number_candidates, place_candidates, rank_candidates, weigh
 from .combine import sum_and_two_maxima, three_sums, two_sums
 from .guess import narrowed, sampled_window
-from .rows import BY_COUNT, BY_MASS, PIECE, WIDTH, chunks_reaching, of_chunks, read_chunks, store_of_chunks, tops_of
-
-INSIDE = tl.constexpr(48)  # in `sums` of a sweep: the weights above, and from this bit on how many lie in between
-WEIGHTS = tl.constexpr(2**48 - 1)
+from .rows import (
+    AMOUNT,
+    BY_COUNT,
+    BY_MASS,
+    NUMBER,
+    PIECE,
+    WIDTH,
+    chunks_reaching,
+    of_chunks,
+    read_chunks,
+    store_of_chunks,
+    tops_of,
+)
 
 
 @triton.jit
@@ -70,14 +79,14 @@ def sweep(row, space, j, low, high, BLOCK: tl.constexpr):
         above += tl.where(is_one, mass(weights, chunk_scale(top, row.top, row.c)), 0)
         n_above += counts & 0xFFFF
         n_inside += counts >> 16
-        store_of_chunks(space.sums, chunk, weights | ((counts >> 16).to(tl.int64) << INSIDE), is_one)
+        store_of_chunks(space.sums, chunk, weights | ((counts >> 16).to(tl.int64) << NUMBER), is_one)
     above, n_above, n_inside = tl.reduce((above, n_above, n_inside), 0, three_sums)
     tl.debug_barrier()
     # That they are of the row is said once more for ptxas, which on sm_100 leaves fewer registers to what it makes
     # without it, and spills: see `second_options`.
     both = tl.load(space.sums + j, mask=reaches & (j < row.chunks), other=0)
-    tl.store(space.sums + j, both & WEIGHTS, mask=j < row.chunks)
-    tl.store(space.counts + j, (both >> INSIDE).to(tl.int32), mask=j < row.chunks)
+    tl.store(space.sums + j, both & AMOUNT, mask=j < row.chunks)
+    tl.store(space.counts + j, (both >> NUMBER).to(tl.int32), mask=j < row.chunks)
     tl.debug_barrier()
     return above, n_above, n_inside
 
@@ -233,7 +242,7 @@ def find_cut(
                     e = settle(row, space, j, from_, to, by_count, left, BLOCK)
                     if e >= 0:
                         cut_x, last = tl.load(space.x + e), tl.load(space.tokens + e)
-                        cut_i, n_kept = last, n_above + tl.load(space.ranks + e) + 1
+                        cut_i, n_kept = last, n_above + (tl.load(space.befores + e) >> NUMBER).to(tl.int32) + 1
                 if is_settled:
                     is_open = last < 0
                     high = a - 1

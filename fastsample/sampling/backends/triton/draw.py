@@ -10,7 +10,7 @@ import triton.language as tl
 
 from .arithmetic import CHUNK, at_or_before, chunk_scale, high_product, mass, weight
 from .combine import two_sums
-from .rows import BY_COUNT, BY_MASS, DRAWN, SLICES, TOTAL, read_slices, tops_of
+from .rows import AMOUNT, BY_COUNT, BY_MASS, DRAWN, SLICES, TOTAL, read_slices, tops_of
 
 COPIES = tl.constexpr(4)  # of the chunk that is drawn from: one a warp
 
@@ -69,7 +69,7 @@ def draw_from_candidates(row, space, token, n, by_count, by_mass, near, u1, u2, 
     cut_x = tl.load(space.x + last, mask=by_count | by_mass, other=float("-inf"))
     cut_i = tl.load(space.tokens + last, mask=by_count | by_mass, other=0)
     is_kept = (e < n) & at_or_before(x, i, cut_x, cut_i) & ((x - row.top) * row.c >= near)
-    adds = tl.load(space.adds + e, mask=is_kept, other=0)
+    adds = tl.load(space.adds + e, mask=is_kept, other=0) & AMOUNT
     w = tl.load(space.weights + e, mask=is_kept, other=0).to(tl.int64)
     through, through_weights = tl.associative_scan((adds, w), 0, two_sums)
     tl.store(space.befores + e, through, mask=e < n)

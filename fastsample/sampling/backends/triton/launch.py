@@ -87,9 +87,9 @@ def chunks_of(vocab: int) -> int:
 
 
 def words(chunks: int, with_stats: bool) -> int:
-    """8-byte words of scratch memory a row (`rows.space_of`): 37 kB for 151,936 tokens, 7 more with statistics."""
+    """8-byte words of scratch memory a row (`rows.space_of`): 35 kB for 151,936 tokens, 7 more with statistics."""
     whole = chunks + 3 * CAPACITY + BINS + PLACES
-    halves = 4 * CAPACITY + (7 if with_stats else 4) * chunks
+    halves = 3 * CAPACITY + (7 if with_stats else 4) * chunks
     return whole + -(-halves // 2)
 
 

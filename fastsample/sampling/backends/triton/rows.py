@@ -16,6 +16,8 @@ import triton.language as tl
 from .arithmetic import CHUNK
 
 BINS = tl.constexpr(256)  # of a histogram of the chunks' maxima
+NUMBER = tl.constexpr(48)  # from this bit on an int64 counts tokens, below it are their weights or masses
+TOKEN, AMOUNT = tl.constexpr(2**48), tl.constexpr(2**48 - 1)
 # Places of `Space.found`: what one thread found and all read behind a barrier, which is cheaper than a reduction.
 PART, LISTED, GATHERED, FULLEST, BY_COUNT, BY_MASS, TOTAL, DRAWN, PLACES = (tl.constexpr(i) for i in range(9))
 
@@ -44,13 +46,12 @@ class Space(NamedTuple):
     counts: tl.tensor  # int32: its candidates
     firsts: tl.tensor  # int32: the number of the first of them
     moments: tl.tensor  # 3 float32, in rows of `chunks`: of e^(x - top), (x - top) e^(x - top) and x - top
-    adds: tl.tensor  # int64, a value a candidate from here on: what it adds to the mass of those before it
-    befores: tl.tensor  # int64: the mass of the candidates before it
+    adds: tl.tensor  # int64, a value a candidate from here on: what it adds to the mass of those before it, and a 1
+    befores: tl.tensor  # int64: the sum of that over the candidates before it
     kept: tl.tensor  # int64: the weights of the kept ones with a lower or its own index
     x: tl.tensor  # float32: its logit
     weights: tl.tensor  # int32
     tokens: tl.tensor  # int32
-    ranks: tl.tensor  # int32: how many candidates come before it
     bins: tl.tensor  # BINS int64, zeros at first
     found: tl.tensor  # PLACES int64
 
@@ -63,13 +64,12 @@ def space_of(memory, b, words, chunks, CAPACITY: tl.constexpr):
     bins = kept + CAPACITY
     found = bins + BINS
     ints = (found + PLACES).to(tl.pointer_type(tl.int32), bitcast=True)
-    tokens, ranks, weights = ints, ints + CAPACITY, ints + 2 * CAPACITY
-    listing = ints + 3 * CAPACITY
+    tokens, weights, listing = ints, ints + CAPACITY, ints + 2 * CAPACITY
     counts, firsts = listing + chunks, listing + 2 * chunks
     x = (listing + 3 * chunks).to(tl.pointer_type(tl.float32), bitcast=True)
     return Space(
         sums=sums, tops=x + CAPACITY, listing=listing, counts=counts, firsts=firsts, moments=x + CAPACITY + chunks,
-        adds=adds, befores=befores, kept=kept, x=x, weights=weights, tokens=tokens, ranks=ranks, bins=bins, found=found,
+        adds=adds, befores=befores, kept=kept, x=x, weights=weights, tokens=tokens, bins=bins, found=found,
     )  # fmt: skip
 
 
@@ -185,10 +185,10 @@ def read_slices(row, chunk, is_one):
 
 
 @triton.jit
-def through_slices(is_one):
-    """How many tokens of a chunk there are up to each. A byte counts for a slice: eight prefix sums are one."""
+def before_slices(is_one):
+    """How many tokens of a chunk there are before each. A byte counts for a slice: eight prefix sums are one."""
     shift = 8 * tl.arange(0, SLICES)[:, None, None].to(tl.int64)
     mine = tl.sum(tl.where(is_one, tl.full((), 1, tl.int64) << shift, 0), 0)
-    through = tl.cumsum(mine, 1)
     slices_before = tl.sum(mine, 1) * 0x0101010101010100  # byte k: the sum of all bytes below k
-    return ((through[None, :, :] >> shift) & 255) + ((slices_before[None, :, None] >> shift) & 255)
+    before = tl.cumsum(mine, 1) - mine + slices_before[:, None]
+    return ((before[None, :, :] >> shift) & 255).to(tl.int32)

@@ -19,7 +19,7 @@ from .candidates import (
     rank_candidates,
     weigh,
 )
-from .rows import BINS, BY_COUNT, PART, tops_of
+from .rows import AMOUNT, BINS, BY_COUNT, PART, tops_of
 
 MOST = tl.constexpr(256)  # chunks that a shortlist has at most
 MOST_COUNTED = tl.constexpr(384)  # of top_k: as many candidates and some more fit
@@ -28,8 +28,13 @@ COUNTED = tl.constexpr(1 << 40)  # one chunk in a bin
 
 
 @triton.jit
-def high_chunks(space, j, chunk_top, masses, low, high, by_count, goal):
-    """A value that the maxima of enough chunks reach, from a histogram of them. It decides nothing."""
+def high_chunks(row, space, j, chunk_top, masses, low, high, by_count, goal, total):
+    """A value that the maxima of enough chunks reach, from a histogram of them. It decides nothing.
+
+    By mass, some of these chunks' mass is of tokens below that value. Each is taken to have as much of it as the
+    chunks have on average, whose tokens below it are to weigh 0.6 of what may be missing: a little less, so that as a
+    rule the first guess is low enough.
+    """
     per = tl.where(high > low, (1.0 / (high - low)) * BINS, 0.0)
     part = tl.minimum(((high - chunk_top) * per).to(tl.int32), BINS - 1)
     # Their number, and from the lowest bit on their mass in units of 2^12.
@@ -37,14 +42,17 @@ def high_chunks(space, j, chunk_top, masses, low, high, by_count, goal):
     tl.debug_barrier()
     bin = tl.arange(0, BINS)
     held = tl.load(space.bins + bin)
-    held = tl.where(by_count, held >> 40, held & (COUNTED - 1))
+    missing = ((total - goal).to(tl.float64) * (0.6 / 4096)).to(tl.int64)
+    in_bin = tl.maximum((held & (COUNTED - 1)) - (held >> 40) * (missing // row.chunks), 0)
+    held = tl.where(by_count, held >> 40, in_bin)
     through = tl.cumsum(held, 0)
-    enough = tl.where(by_count, goal, tl.maximum((goal.to(tl.float64) * (0.98 / 4096)).to(tl.int64), 1))
+    enough = tl.where(by_count, goal, tl.maximum((total >> 12) - missing, 1))
     is_it = (through - held < enough) & ((enough <= through) | (bin == BINS - 1))
     tl.store(space.found + PART + bin * 0, bin.to(tl.int64), mask=is_it)
     tl.debug_barrier()
     part = tl.load(space.found + PART)
-    return tl.where(part < BINS - 1, high - (part + 1).to(tl.float32) / per, low)
+    low_enough = high - (part + 1).to(tl.float32) / per - tl.where(by_count, 0.0, 1.0 / row.c)
+    return tl.where(part < BINS - 1, low_enough, low)
 
 
 @triton.jit
@@ -60,12 +68,13 @@ def shortlist(
     sums = tl.load(space.sums + j, mask=(j < row.chunks) & is_massed, other=0)
     chunk_top = tops_of(row, space, j)
     masses = mass(sums, chunk_scale(chunk_top, row.top, row.c))
-    goal, from_ = k.to(tl.int64), row.top
+    goal, total, from_ = k.to(tl.int64), tl.full((), 0, tl.int64), row.top
     if is_counted | is_massed:
         if is_massed:
-            goal = mass_target(tl.sum(masses), p)
+            total = tl.sum(masses)
+            goal = mass_target(total, p)
         low = tl.where(is_counted, lowest, tl.maximum(lowest, row.top - 64.0 / row.c))
-        from_ = high_chunks(space, j, chunk_top, masses, low, row.top, is_counted, goal)
+        from_ = high_chunks(row, space, j, chunk_top, masses, low, row.top, is_counted, goal, total)
     else:
         from_ = row.top + (near - 0.01) / row.c
     n = tl.full((), 0, tl.int32)
@@ -93,7 +102,8 @@ def shortlist(
                     tl.debug_barrier()
                     if is_counted & (p < 1):
                         e = tl.load(space.found + BY_COUNT)
-                        goal = mass_target(tl.load(space.befores + e) + tl.load(space.adds + e), p)
+                        through = tl.load(space.befores + e) + tl.load(space.adds + e)
+                        goal = mass_target(through & AMOUNT, p)
                         find_by_mass(space, gathered, goal)
                         tl.debug_barrier()
                 elif (from_ > LOWEST) & ((from_ - row.top) * row.c >= near):
