@@ -67,7 +67,7 @@ class Filters {
     return wide < seen ? wide : seen;
   }
 
-  // In which units bins count mass: what none of the ranks above them has comes to 2^31.
+  // In which units bins count mass: what is left of the row has 2^31.
   static __device__ float unit_of(int64_t rest) { return 0x1p31f / static_cast<float>(rest); }
 
   __device__ __forceinline__ void close(const Measure& measure) {
