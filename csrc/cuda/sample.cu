@@ -49,9 +49,11 @@ static cudaError_t ask(Device* device) {
       cudaLaunchAttribute of_launch[2] = {};
       const cudaLaunchConfig_t config = configuration(size, nullptr, of_launch, size);
       int clusters = 0;
-      error = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config);
-      if (error != cudaSuccess) return error;
-      if (clusters > 0) team = size;
+      if (cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) != cudaSuccess) {
+        cudaGetLastError();  // no later call is to find it: it says that there is no room for so many
+      } else if (clusters > 0) {
+        team = size;
+      }
     }
     found = 1 | waits << 1 | team << 2 | (multiprocessors < 1024 ? multiprocessors : 1023) << 8;
     if (index < kDevices) known[index].store(found, std::memory_order_relaxed);
