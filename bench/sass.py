@@ -140,7 +140,8 @@ def streaming_loops(code: Code) -> list[Code]:
         around = [(end - start, start, end) for end, start in jumps if start <= address <= end]
         spans.update([min(around)] if around else [])
     loops = ([i for i in code if first <= i.address <= last] for _, first, last in spans)
-    return sorted(([i for block in blocks_of(loop) if not is_tail(block) for i in block] for loop in loops), key=len)
+    found = ([i for block in blocks_of(loop) if not is_tail(block) for i in block] for loop in loops)
+    return sorted((loop for loop in found if loop), key=len)
 
 
 def blocks_of(code: Code) -> Iterator[Code]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fastsample.sampling.backends.triton import launch as backend
+from fastsample.sampling.contract import CHUNK
 from fastsample.sampling.dispatch import load_backend
 from fastsample.sampling.edits import edited
 from sampling.cases import unchecked, vectors
@@ -130,6 +131,21 @@ def test_triton_edits(dtype, arch):
         rows = torch.zeros(4, -(-vocab // 8) * 8, dtype=dtype)[:, :vocab]
         assert not ptx.edit(case, rows, arch)
         assert torch.equal(rows, edited(case.logits[case.indices], case.edits, case.allowed)), (vocab, dtype)
+
+
+@needs_triton
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_row_at_an_odd_address_is_read_by_vectors_too(dtype):
+    """Every byte is asked for once; of a warp's two chunks a vector each is read logit by logit, together."""
+    d, stats = draws.draws("normal", 32768, 1, 1, dtype), []
+    for n in (0, 1):
+        case = draws.displaced(d, n).case
+        first = ptx.launch_first(case, None, ptx.arguments_of(case, None, None), arch=90, seed=1, races=False, splits=3)
+        assert not ptx.unexplained(first)
+        stats.append(first.stat)
+    assert stats[0]["ld_bytes"] == stats[1]["ld_bytes"]
+    more = 32768 // CHUNK // 2 * (16 // dtype.itemsize)
+    assert stats[0]["ld_requests"] < stats[1]["ld_requests"] <= stats[0]["ld_requests"] + more
 
 
 @needs_triton

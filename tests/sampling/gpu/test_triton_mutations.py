@@ -22,7 +22,13 @@ FAULTS_OF_SUMS = {
     "a mask that is one token too wide": ("kernels", "mask=i < readable", "mask=i <= readable"),
     "forbidden instead of missing: 0": ("kernels", 'i < readable, other=float("-inf")', "i < readable, other=0.0"),
     "a tail that is read as a whole tile": ("kernels", "vectors // (TILE", "(vectors + CHUNK) // (TILE"),
-    "the tail starts a chunk late": ("kernels", "whole * TILE + turn", "whole * TILE + 1 + turn"),
+    "the tail starts a chunk late": ("kernels", "done + turn", "done + 1 + turn"),
+    "a logit of a row at an odd address is read twice": ("kernels", "part < skipped", "part <= skipped"),
+    "a tail at an odd address that is read as if it were whole": (
+        "kernels",
+        "done = readable // CHUNK",
+        "done = chunks",
+    ),
     "tiles of another program": ("kernels", "whole, tl.num_programs(1))", "whole, tl.num_programs(1) + 1)"),
     "a float32 sum": ("kernels", "tl.sum(pairs, 0).to(tl.int64), 0), 1)", "tl.sum(pairs, 0).to(tl.float32), 0), 1)"),
     "four weights in 32 bits": ("kernels", "[2, x.shape[0] // 2, x", "[4, x.shape[0] // 4, x"),
@@ -72,11 +78,14 @@ def sign_in_sums(source) -> str | None:
     wide, nan = torch.randn(16_288, generator=g), torch.randn(4200, generator=g)
     nan[77], nan[4150] = float("nan"), float("nan")
     rows = ((wide, 1.0), (wide * 8e37, 5e37), (nan, 1.0), (torch.zeros(4352), 1.0), (wide[:300], 0.7))
-    for x, temperature in rows:
+    odd = ((wide[:5000], 0.8), (nan, 1.0), (wide[:300] * 8e37, 5e37))
+    for n, (x, temperature) in enumerate((*rows, *odd)):
         one = dict(
             seed=torch.tensor([1]), stream=torch.tensor([1]), position=torch.tensor([0]), indices=torch.tensor([0])
         )
         case = draws.case_of(x[None].clone(), draws.OFF | dict(temperature=temperature), one)
+        if n >= len(rows):
+            case = draws.displaced(draws.Draws("", case, [], []), 1 + n % 3).case
         values = ptx.arguments_of(case, None, None)
         r = ptx.launch_first(case, None, values, 90, 1, True, 2, source)
         if unexplained := ptx.unexplained(r):

@@ -31,7 +31,7 @@ from .arithmetic import (
 from .combine import max_and_min, nan_max, three_sums
 from .cut import find_cut
 from .draw import draw_from_candidates, draw_from_sums, share
-from .rows import BINS, Row, is_aligned, row_start, space_of, tops_of, vectors_of
+from .rows import BINS, Row, is_aligned, row_start, skipped_of, space_of, tops_of, vectors_of
 from .shortlist import shortlist
 
 # Bits of `given`.
@@ -90,12 +90,33 @@ def places(N: tl.constexpr, LANES: tl.constexpr):
 
 
 @triton.jit
+def read_parted(
+    start, skipped, columns, chunks, c, space, N: tl.constexpr, VECTOR: tl.constexpr, WITH_SUMS: tl.constexpr
+):
+    """The whole chunks of a row that starts between two vectors of 16 bytes. Integer sums do not mind their order: of a
+    chunk all vectors but one are read as such, and its first and last tokens make up the other one."""
+    PARTED: tl.constexpr = CHUNK - VECTOR  # from this one on
+    part = columns % CHUNK - PARTED
+    for j0 in range(tl.program_id(1) * N, chunks, tl.num_programs(1) * N):
+        j = j0 + tl.arange(0, N)
+        is_one = (j < chunks)[None, :, None]
+        first = start + j0 * CHUNK
+        x = tl.load(tl.multiple_of(first + skipped, 16) + columns, mask=is_one & (part < 0), other=float("-inf"))
+        rest = tl.load(
+            first + tl.where(part < skipped, columns - PARTED, columns), mask=is_one & (part >= 0), other=float("-inf")
+        )
+        x = tl.where(part < 0, x, rest).to(tl.float32)
+        store_statistics(x, None, j, None, chunks, c, space, False, WITH_SUMS, False)
+
+
+@triton.jit
 def read_row(
-    start, vocab, readable, vectors, chunks, c, space, THREADS: tl.constexpr, SHARE: tl.constexpr,
+    start, vocab, readable, vectors, skipped, chunks, c, space, THREADS: tl.constexpr, SHARE: tl.constexpr,
     WITH_SUMS: tl.constexpr, WITH_STATS: tl.constexpr,
 ):  # fmt: skip
     """A program reads every `num_programs(1)`-th tile of a row. `vectors`: tokens of whole tiles that may be read 16
-    bytes at a time, without a mask."""
+    bytes at a time, without a mask. `skipped`: tokens before the first vector of 16 bytes of a row that starts between
+    two; 0 where float sums want the order of the row."""
     VECTOR: tl.constexpr = 128 // start.dtype.element_ty.primitive_bitwidth
     TILE: tl.constexpr = THREADS // SHARE
     whole = vectors // (TILE * CHUNK)
@@ -107,8 +128,12 @@ def read_row(
     # The rest, in small tiles for the sake of registers, goes to the programs that had a tile less.
     SMALL: tl.constexpr = THREADS // 16
     columns = places(SMALL, 16 * VECTOR)
+    done = whole * TILE
+    if skipped > 0:
+        done = readable // CHUNK
+        read_parted(start, skipped, columns, done, c, space, SMALL, VECTOR, WITH_SUMS)
     turn = (tl.program_id(1) + tl.num_programs(1) - whole % tl.num_programs(1)) % tl.num_programs(1)
-    for j0 in range(whole * TILE + turn * SMALL, chunks, tl.num_programs(1) * SMALL):
+    for j0 in range(done + turn * SMALL, chunks, tl.num_programs(1) * SMALL):
         i = j0 * CHUNK + columns
         x = tl.load(start + i, mask=i < readable, other=float("-inf")).to(tl.float32)
         j = j0 + tl.arange(0, SMALL)
@@ -139,12 +164,13 @@ def chunk_statistics(
     if tl.program_id(1) == 0:
         tl.store(space.bins + tl.arange(0, BINS), tl.zeros([BINS], tl.int64))
     readable = tl.where(is_row, vocab, 0)
+    skipped = 0 if WITH_STATS else tl.where(is_row, skipped_of(start), 0)
     if (t > 0) & ((k <= 0) | (k >= vocab)) & ((p < 1) | (m <= 0)):
         vectors = tl.where(is_aligned(start) & (c >= 2.0**-121), readable, 0)
-        read_row(start, vocab, readable, vectors, chunks, c, space, THREADS, SHARE, True, WITH_STATS)
+        read_row(start, vocab, readable, vectors, skipped, chunks, c, space, THREADS, SHARE, True, WITH_STATS)
     else:
         vectors = tl.where(is_aligned(start), readable, 0)
-        read_row(start, vocab, readable, vectors, chunks, c, space, THREADS, SHARE, False, WITH_STATS)
+        read_row(start, vocab, readable, vectors, skipped, chunks, c, space, THREADS, SHARE, False, WITH_STATS)
 
 
 @triton.jit

@@ -102,6 +102,12 @@ def is_aligned(start):
 
 
 @triton.jit
+def skipped_of(start):
+    """Tokens before the first 16 bytes of a row."""
+    return ((16 - start.to(tl.int64) % 16) % 16).to(tl.int32) * 8 // start.dtype.element_ty.primitive_bitwidth
+
+
+@triton.jit
 def vectors_of(start, vocab):
     """Tokens in whole vectors of 16 bytes; none where the row does not start at 16 bytes."""
     VECTOR: tl.constexpr = 128 // start.dtype.element_ty.primitive_bitwidth
