@@ -23,7 +23,11 @@ FAULTS_OF_SUMS = {
     "forbidden instead of missing: 0": ("kernels", 'i < readable, other=float("-inf")', "i < readable, other=0.0"),
     "a tail that is read as a whole tile": ("kernels", "vectors // (TILE", "(vectors + CHUNK) // (TILE"),
     "the tail starts a chunk late": ("kernels", "done + turn", "done + 1 + turn"),
-    "a logit of a row at an odd address is read twice": ("kernels", "part < skipped", "part <= skipped"),
+    "a logit of a row at an odd address is lost": (
+        "kernels",
+        "(part >= skipped), other=x",
+        "(part > skipped), other=x",
+    ),
     "a tail at an odd address that is read as if it were whole": (
         "kernels",
         "done = readable // CHUNK",

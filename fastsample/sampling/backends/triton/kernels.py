@@ -102,10 +102,8 @@ def read_parted(
         is_one = (j < chunks)[None, :, None]
         first = start + j0 * CHUNK
         x = tl.load(tl.multiple_of(first + skipped, 16) + columns, mask=is_one & (part < 0), other=float("-inf"))
-        rest = tl.load(
-            first + tl.where(part < skipped, columns - PARTED, columns), mask=is_one & (part >= 0), other=float("-inf")
-        )
-        x = tl.where(part < 0, x, rest).to(tl.float32)
+        x = tl.load(first + columns - PARTED, mask=is_one & (part >= 0) & (part < skipped), other=x)
+        x = tl.load(first + columns, mask=is_one & (part >= skipped), other=x).to(tl.float32)
         store_statistics(x, None, j, None, chunks, c, space, False, WITH_SUMS, False)
 
 
