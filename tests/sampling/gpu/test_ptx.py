@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -144,6 +145,8 @@ def test_a_row_at_an_odd_address_is_read_by_vectors_too(dtype):
         assert not ptx.unexplained(first)
         stats.append(first.stat)
     assert stats[0]["ld_bytes"] == stats[1]["ld_bytes"]
+    if tuple(map(int, version("triton").split(".")[:2])) < (3, 7):
+        pytest.skip("Triton before 3.7 reads logit by logit where a load has a mask: slower, as right")
     more = 32768 // CHUNK // 2 * (16 // dtype.itemsize)
     assert stats[0]["ld_requests"] < stats[1]["ld_requests"] <= stats[0]["ld_requests"] + more
 
