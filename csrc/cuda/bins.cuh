@@ -47,6 +47,9 @@ static __device__ __forceinline__ float amount_of(const Row<D>& row, float x, bo
   return by_count ? 1.0f : times(roughly_pow2(below(x, row.top, row.factor)), scale);
 }
 
+static __device__ __forceinline__ void put(Bins& bins, int bin, float amount) {
+  atomicAdd(&bins.in[bin], static_cast<unsigned>(plus(amount, 0.5f)));
+}
 static __device__ __forceinline__ void clear(Bins& bins) {
   for (int b = thread_of(); b < kBins; b += kThreads) bins.in[b] = 0;
   if (thread_of() == 0) bins.first = bins.last = kBins;
@@ -54,7 +57,7 @@ static __device__ __forceinline__ void clear(Bins& bins) {
 
 // Leaves in bins.first the first bin with which the sum of all up to it may reach `wanted`, or what is missing from
 // the sum of all may be `wanted`, and in bins.last the first with which it surely is; kBins where there is none.
-// slack(bin, sum, missing): by how much the sum may be off. Bins are those of all blocks, and what is found the same.
+// slack(bin, sum, rest): by how much the sum may be off. Bins are those of all blocks, and what is found the same.
 template <class Slack>
 static __device__ __forceinline__ void choose(const Team& team, Bins& bins, float wanted, bool is_missing,
                                               Slack slack) {
@@ -109,14 +112,14 @@ static __device__ __forceinline__ Bracket sampled(const Team& team, const Row<D>
       const float at = times(plus(row.top, -x[e]), per);
       const int bin = at < kBins - 1 ? static_cast<int>(at) : kBins - 1;  // also where it is a NaN: 0 x inf
       const float amount = fminf(amount_of(row, x[e], by_count, scale), kMost);
-      if (x[e] >= floor) atomicAdd(&bins.in[bin], static_cast<unsigned>(plus(amount, 0.5f)));
+      if (x[e] >= floor) put(bins, bin, amount);
     }
   }
   team.sync();
-  choose(team, bins, wanted, !by_count, [&](int bin, float sum, float missing) {
+  choose(team, bins, wanted, !by_count, [&](int bin, float sum, float rest) {
     if (by_count) return 2 * sqrtf(sum) + 1;
     const float heaviest = fminf(amount_of(row, row.top - static_cast<float>(bin) / per, false, scale), kMost);
-    return 2 * sqrtf(heaviest * fmaxf(missing, wanted));  // a sum of so many tokens of that weight
+    return 2 * sqrtf(heaviest * fmaxf(rest, wanted));  // a sum of so many tokens of that weight
   });
   const int32_t lowest = rank_of<D>(floor), highest = rank_of<D>(row.top);
   Bracket found = {lowest, highest};
@@ -126,10 +129,8 @@ static __device__ __forceinline__ Bracket sampled(const Team& team, const Row<D>
     found.low = rank_of<D>(low);
     if (at_rank<D>(found.low) < low) found.low += 1 + (found.low == -2);  // there is no rank -1
   }
-  if (!(found.high <= highest)) found.high = highest;
-  if (found.high < lowest) found.high = lowest;
-  if (found.low < lowest) found.low = lowest;
-  if (found.low > found.high) found.low = found.high;
+  found.high = Smaller()(highest, Larger()(lowest, found.high));
+  found.low = Smaller()(found.high, Larger()(lowest, found.low));
   return found;
 }
 

@@ -195,7 +195,7 @@ class Sweep {
     const float amount = amount_of(row_, x, by_count, unit * 0x1p30f);
     nearest_ = Smaller()(nearest_, below_high);
     farthest_ = Larger()(farthest_, below_high);
-    atomicAdd(&desk_.crowd.bins.in[below_high >> at.shift()], static_cast<unsigned>(plus(amount, 0.5f)));
+    put(desk_.crowd.bins, static_cast<int>(below_high >> at.shift()), amount);
   }
 
   const Team team_;
