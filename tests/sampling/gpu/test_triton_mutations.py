@@ -53,7 +53,8 @@ FAULTS_OF_TOKENS = {
         "row.c), mask=e < n)\n    tl.debug_barrier()",
         "row.c), mask=e < n)",
     ),
-    "slices that all begin at 0": ("rows", " + slices_before[:, None]", ""),
+    "slices that all begin at 0": ("rows", "of_lower * 0x01010100", "of_lower * 0"),
+    "the fifth slice begins at 0": ("rows", "through_upper - upper + from_upper", "through_upper - upper"),
     "a tie too many": ("cut", "tl.sum(is_early.to(tl.int32)) + 1", "tl.sum(is_early.to(tl.int32)) + 2"),
     "what is kept is not added": ("cut", "w, mask=is_kept", "w * 0, mask=is_kept"),
 }

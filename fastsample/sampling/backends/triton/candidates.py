@@ -21,6 +21,7 @@ from .rows import (
     BY_MASS,
     FULLEST,
     GATHERED,
+    LANES,
     LISTED,
     NUMBER,
     TOKEN,
@@ -79,7 +80,8 @@ def place_candidates(row, space, n_listed, low, high):
         number = tl.load(space.firsts + chunk, mask=at < n_listed, other=0)
         i, x = read_slices(row, chunk, at < n_listed)
         is_one = (x >= low) & (x <= high)
-        place = number[None, :, None] + before_slices(is_one)
+        # By warp as they were read. (It holds of no dimension here; a thread stores a token at a time in any case.)
+        place = tl.max_contiguous(number[None, :, None] + before_slices(is_one), [1, 2, LANES])
         tl.store(space.tokens + place, i, mask=is_one)
     tl.debug_barrier()
 

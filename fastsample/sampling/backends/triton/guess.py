@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .arithmetic import LOWEST, at_rank, chunk_scale, logarithm, rank, weight
+from .arithmetic import LOWEST, at_rank, chunk_scale, rank, weight
 from .candidates import listed
 from .combine import eight_sums
 from .rows import PIECE, WARPS, WIDTH, chunks_reaching, of_chunks, of_threads, read_chunks
@@ -70,8 +70,8 @@ def sampled_window(row, space, lowest_top, cut_x, goal, total, by_count, SHIFT: 
     f = measures(row, x, chunk_top, cut_x, by_count) * (n_chunks.to(tl.float32) / n.to(tl.float32))
     # All tokens below `floor` together weigh less than what may be missing from the total; or about twice as far down
     # as the lowest of the chunks' maxima.
-    missing = tl.maximum(total - goal, 1).to(tl.float64) / row.vocab.to(tl.float64)
-    depth = (logarithm(missing) * 1.4426950408889634 - 30.0).to(tl.float32) / row.c
+    missing = tl.maximum(total - goal, 1).to(tl.float32) / row.vocab.to(tl.float32)
+    depth = (tl.log2(missing) - 30.0) / row.c
     depth = tl.where(by_count, -2.0 * (row.top - lowest_top), depth)
     floor = tl.maximum(tl.maximum(row.top + depth, cut_x), LOWEST)
     # By mass the sample stands for what is below the cut: there the chunks are alike.

@@ -86,7 +86,8 @@ def store_statistics(
 def places(N: tl.constexpr, LANES: tl.constexpr):
     """[CHUNK / LANES, N, LANES] int32: the tokens of N chunks."""
     piece = tl.arange(0, CHUNK // LANES)[:, None, None] * LANES
-    return tl.arange(0, N)[None, :, None] * CHUNK + piece + tl.arange(0, LANES)[None, None, :]
+    i = tl.arange(0, N)[None, :, None] * CHUNK + piece + tl.arange(0, LANES)[None, None, :]
+    return tl.max_contiguous(i, [1, 2, LANES])  # see `rows.WARPS`
 
 
 @triton.jit

@@ -78,7 +78,7 @@ def second_options(major: int | None) -> dict[str, int]:
     Of a program that needs 170 to 200 registers these compilers make one of 168, for the sake of a third program on a
     multiprocessor, and spill the rest. Allowed all of them, they spill nothing. Witness: bench/kernel_cost.py.
     """
-    return dict(maxnreg=255) if major in (9, 12) else {}
+    return dict(maxnreg=255) if major in (8, 9, 12) else {}
 
 
 def chunks_of(vocab: int) -> int:

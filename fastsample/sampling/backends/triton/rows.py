@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from .arithmetic import CHUNK
+from .combine import two_sums
 
 BINS = tl.constexpr(256)  # of a histogram of the chunks' maxima
 NUMBER = tl.constexpr(48)  # from this bit on an int64 counts tokens, below it are their weights or masses
@@ -132,13 +133,16 @@ def read(row, at, i, is_one):
 # there are 32-bit numbers in 16 bytes, so that tokens and what comes of them are spread over the threads alike.
 PIECES, PIECE, WIDTH = tl.constexpr(2), tl.constexpr(128), tl.constexpr(4)
 WARPS = tl.constexpr(4)  # of 32 threads: chunk n is of warp n % WARPS
+# What is most contiguous Triton spreads over lanes, and what comes next over warps. Of dimensions that are equally so,
+# Triton before 3.7 takes the first one: the pieces of a chunk, whose sums would then go through shared memory. Hence
+# `max_contiguous`, which says 2 of the chunks: it is not so, and nothing but this order is made of it.
 
 
 @triton.jit
 def tokens_of(chunk):
     """Tokens [PIECES, N, PIECE] of chunks [N]."""
     piece = tl.arange(0, PIECES)[:, None, None] * PIECE + tl.arange(0, PIECE)[None, None, :]
-    return chunk[None, :, None] * CHUNK + piece
+    return tl.max_contiguous(chunk[None, :, None] * CHUNK + piece, [1, 2, PIECE])
 
 
 @triton.jit
@@ -173,8 +177,7 @@ def how_many(is_one):
 def store_of_chunks(pointer, chunk, value, is_one):
     """A value [N] a chunk, stored by the warp that has the chunk: [N] alone would go through shared memory first."""
     lane = tl.arange(0, LANES)[None, :]
-    at = pointer + chunk[:, None] + 0 * lane
-    tl.store(at, value[:, None] + 0 * lane, mask=is_one[:, None] & (lane == 0))
+    tl.store(pointer + chunk[:, None] + lane, value[:, None], mask=is_one[:, None] & (lane == 0))
 
 
 # Where something is stored of single tokens, chunks are read as [SLICES, N, LANES], a token a lane: as it is stored.
@@ -185,16 +188,23 @@ SLICES, LANES = tl.constexpr(8), tl.constexpr(32)
 def read_slices(row, chunk, is_one):
     """Tokens and logits of chunks [N]."""
     i = tl.arange(0, SLICES)[:, None, None] * LANES + tl.arange(0, LANES)[None, None, :]
-    i = chunk[None, :, None] * CHUNK + i
+    i = tl.max_contiguous(chunk[None, :, None] * CHUNK + i, [1, 2, LANES])
     x = tl.load(row.x + i, mask=is_one[None, :, None] & (i < row.vocab), other=float("-inf"))
     return i, x.to(tl.float32)
 
 
 @triton.jit
 def before_slices(is_one):
-    """How many tokens of a chunk there are before each. A byte counts for a slice: eight prefix sums are one."""
-    shift = 8 * tl.arange(0, SLICES)[:, None, None].to(tl.int64)
-    mine = tl.sum(tl.where(is_one, tl.full((), 1, tl.int64) << shift, 0), 0)
-    slices_before = tl.sum(mine, 1) * 0x0101010101010100  # byte k: the sum of all bytes below k
-    before = tl.cumsum(mine, 1) - mine + slices_before[:, None]
-    return ((before[None, :, :] >> shift) & 255).to(tl.int32)
+    """How many tokens of a chunk there are before each. A byte counts for a slice: eight prefix sums are two."""
+    slice = tl.arange(0, SLICES)[:, None, None]
+    in_upper, shift = slice >= 4, 8 * (slice % 4)
+    mine = tl.where(is_one, tl.full((), 1, tl.uint32) << shift.to(tl.uint32), 0)
+    lower, upper = tl.sum(tl.where(in_upper, 0, mine), 0), tl.sum(tl.where(in_upper, mine, 0), 0)
+    # Of all lanes: byte k of a number times 0x01010100 is the sum of its bytes below k.
+    of_lower, of_upper = tl.sum(lower, 1)[:, None], tl.sum(upper, 1)[:, None]
+    from_upper = ((of_lower * 0x01010101) >> 24) * 0x01010101
+    through_lower, through_upper = tl.associative_scan((lower, upper), 1, two_sums)
+    before_lower = of_lower * 0x01010100 + through_lower - lower
+    before_upper = of_upper * 0x01010100 + through_upper - upper + from_upper
+    before = tl.where(in_upper, before_upper[None, :, :], before_lower[None, :, :])
+    return ((before >> shift.to(tl.uint32)) & 255).to(tl.int32)
