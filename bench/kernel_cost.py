@@ -45,6 +45,8 @@ DEVICES = {
 KINDS = ("load", "float32", "float64", "convert", "shuffle", "store", "other")  # other: int32 and control
 WARPS_OF_SM = {"80": 64, "86": 48, "89": 48, "90": 64, "100": 64, "100a": 64, "120": 48}
 SHARED_OF_SM = {"80": 164, "86": 100, "89": 100, "90": 228, "100": 228, "100a": 228, "120": 100}  # kB
+# Its ptxas gives a kernel that needs more of them 168 registers and spills the rest, and more where it may take all.
+SPILLING = "sm_100a"
 
 
 def line(name: str, arch: str, code, loop, elements: int, registers: int, shared: int, threads: int, size: int) -> dict:
@@ -113,11 +115,11 @@ def triton_lines(folder: Path, arch: str) -> list[dict]:
             one, title = backend.first_constants(stats), f"{str(dtype)[6:]}{' + statistics' if stats else ''}"
             k = ptx.compile_kernel(kernels.chunk_statistics, version, dtype, backend.THREADS, **one)
             lines += triton_line(folder, k, f"triton 1 {title}", arch, dtype.itemsize, 256 // backend.share(stats))
-        if arch != "90" and dtype == torch.float32:  # the second kernel takes long to compile
-            continue
-        two = backend.second_constants(True, -(-VOCAB // 256), dtype)
-        k = ptx.compile_kernel(kernels.finish_rows, version, dtype, backend.FINISHERS, **two)
-        lines += triton_line(folder, k, f"triton 2 {str(dtype)[6:]} + statistics", arch, dtype.itemsize, 0)
+            # The second one takes long to compile.
+            if dtype == torch.bfloat16 or (stats and (dtype == torch.float16 or arch == "90")):
+                two = backend.second_constants(stats, -(-VOCAB // 256), dtype)
+                k = ptx.compile_kernel(kernels.finish_rows, version, dtype, backend.FINISHERS, **two)
+                lines += triton_line(folder, k, f"triton 2 {title}", arch, dtype.itemsize, 0)
     return lines
 
 
@@ -202,7 +204,7 @@ def complaints(lines: list[dict], stored: list[dict]) -> list[str]:
     found = []
     for one in lines:
         name, old = f"{one['kernel']} on {one['arch']}", before.get((one["kernel"], one["arch"]))
-        if one["spills"]:
+        if one["spills"] > (old["spills"] if old and one["arch"] == SPILLING else 0):
             found.append(f"{name}: {one['spills']} spill instructions")
         if one["load_bytes"] is not None and one["load_bytes"] < 16:
             found.append(f"{name}: loads of {one['load_bytes']} bytes")

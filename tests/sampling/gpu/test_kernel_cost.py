@@ -34,6 +34,15 @@ def test_each_rule_can_fail(change, sentence):
     assert sentence in found
 
 
+def test_what_one_architecture_spills_must_not_grow():
+    """There alone the stored number is allowed."""
+    one = GOOD | dict(arch=kernel_cost.SPILLING, spills=45)
+    assert not kernel_cost.complaints([one], [one])
+    assert kernel_cost.complaints([one | dict(spills=46)], [one]) == [
+        f"cuda float32 on {kernel_cost.SPILLING}: 46 spill instructions"
+    ]
+
+
 def test_slots_follow_the_architecture():
     """128 / results per clock: float64 and 64-bit conversions differ most."""
     opcodes = ("FFMA", "IADD3", "SHFL.BFLY", "MUFU.EX2", "F2I.TRUNC.NTZ", "F2F.F64.F32", "DMUL")

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from .arithmetic import CHUNK, at_or_before, chunk_scale, high_product, mass, weight
 from .combine import two_sums
-from .rows import AMOUNT, BY_COUNT, BY_MASS, DRAWN, SLICES, TOTAL, read_slices, tops_of
+from .rows import AMOUNT, BY_COUNT, BY_MASS, DRAWN, LANES, SLICES, TOTAL, read_slices, tops_of
 
 COPIES = tl.constexpr(4)  # of the chunk that is drawn from: one a warp
 
@@ -34,15 +34,17 @@ def draw_from_sums(row, space, token, j, is_greedy, cut_x, cut_i, u1, u2, BLOCK:
     tl.debug_barrier()
     chunk = tl.load(space.found + DRAWN).to(tl.int32)
     # Every warp takes the whole chunk, so that none waits for another: the slice first, then one of its tokens.
-    copy = tl.arange(0, COPIES)
-    i, x = read_slices(row, chunk + 0 * copy, copy >= 0)
+    # The 0 that the compiler does not see keeps equal copies apart: one alone would be spread over all warps.
+    copy, lane = tl.arange(0, COPIES), tl.arange(0, LANES)
+    i, x = read_slices(row, chunk + copy // COPIES, copy >= 0)
     top = tl.load(space.tops + chunk)
     kept = tl.where(at_or_before(x, i, cut_x, cut_i), weight(x, top, row.c), 0)
     w = tl.where(is_greedy, (x == row.top).to(tl.int32), kept)
     of_chunk = tl.load(space.sums + chunk, mask=is_greedy == 0, other=0)
     in_chunk = tl.where(is_greedy, 0, high_product(u2, of_chunk.to(tl.uint64)).to(tl.int64))
     slice = tl.arange(0, SLICES)[:, None]
-    of_slice = tl.sum(w.to(tl.int64), 2)
+    # Two sums of 32 bits, each of which is one instruction.
+    of_slice = tl.sum(w & 0xFFFF, 2).to(tl.int64) + (tl.sum(w >> 16, 2).to(tl.int64) << 16)
     before = 0 * of_slice
     for k in tl.static_range(SLICES - 1):  # each thread has them all: `cumsum` would go through shared memory
         before += tl.where(slice > k, tl.sum(tl.where(slice == k, of_slice, 0), 0)[None, :], 0)
@@ -52,7 +54,8 @@ def draw_from_sums(row, space, token, j, is_greedy, cut_x, cut_i, u1, u2, BLOCK:
     i = tl.sum(tl.where(is_its[:, :, None], i, 0), 0)
     through = tl.cumsum(w, 1)
     is_it = (through - w <= in_slice[:, None]) & (in_slice[:, None] < through) & (copy == 0)[:, None]
-    tl.store(token + 0 * i, i.to(tl.int64), mask=is_it)
+    at = token + (copy[:, None] // COPIES + lane[None, :] // LANES)
+    tl.store(tl.max_contiguous(at, [1, 2]), i.to(tl.int64), mask=is_it)  # by warp as it was found: see `rows.WARPS`
     return chunk, of_chunk, total
 
 
