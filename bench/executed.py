@@ -1,4 +1,4 @@
-"""What the kernels that finish a row execute: warp instructions, barriers, bytes read, on the PTX emulator.
+"""What the kernels execute that read and finish a row: warp instructions, barriers, bytes read, on the PTX emulator.
 
     python bench/executed.py             print the table
     python bench/executed.py --write     and store it in bench/executed.json and bench/executed.md
@@ -10,7 +10,8 @@ bfloat16: by nvcc for a block of 256 threads, and for each of eight that finish 
 the barriers between them); by the Triton that is installed for a block of 128. Of SmolLM2, whose vocabulary has 49,152
 tokens, it is 40 rows one by one, and the table has the 90th percentile of each count. A sweep is as many bytes as the
 row has. Triton's kernel keeps its notes in global memory, so that the sectors of 32 bytes which it reads of them count
-too. No time is measured, and no GPU is needed.
+too. Lines that begin with *reading* are of the program before it, of all its blocks together. No time is measured, and
+no GPU is needed.
 """
 
 from __future__ import annotations
@@ -57,7 +58,10 @@ ROWS = {
     "flat": lambda: flat(1, VOCAB),
     "SmolLM2": smollm2,
 }
+READING = "reading: "  # of the first program
 SETTINGS = {
+    f"{READING}no filter": ("model-like", dict(temperature=0.8)),
+    f"{READING}top_k 50 + top_p 0.9": ("model-like", dict(temperature=0.8, top_k=50, top_p=0.9)),
     "no filter": ("model-like", dict(temperature=0.8)),
     "greedy": ("model-like", dict(temperature=0.0)),
     "top_k 50 + top_p 0.9": ("model-like", dict(temperature=0.8, top_k=50, top_p=0.9)),
@@ -90,15 +94,18 @@ def installed_triton() -> str:
 def executed(backend: str, name: str, team: int = 1) -> Executed:
     """The counts of a draw; of several rows, the 90th percentile of each count."""
     kind, filters = SETTINGS[name]
-    each = [draw(backend, row[None].to(torch.bfloat16), draws.OFF | filters, team) for row in ROWS[kind]()]
+    rows, is_reading = ROWS[kind](), name.startswith(READING)
+    each = [draw(backend, row[None].to(torch.bfloat16), draws.OFF | filters, team, is_reading) for row in rows]
     instructions, barriers, sweeps = np.quantile(each, 0.9, axis=0, method="higher").tolist()
     kernel = installed_triton() if backend == "triton" else f"CUDA, each of {team} blocks" if team > 1 else "CUDA"
     return Executed(kernel, name, int(instructions), int(barriers), round(sweeps, 2))
 
 
-def draw(backend: str, x: torch.Tensor, parameters: dict, team: int = 1) -> tuple[float, float, float]:
+def draw(
+    backend: str, x: torch.Tensor, parameters: dict, team: int = 1, is_reading: bool = False
+) -> tuple[float, float, float]:
     """Instructions, barriers and sweeps of one draw from x [1, V], whose token must be the reference's; of a team of
-    blocks that of each, on average."""
+    blocks that of each, on average. They are those of finishing the row, or of reading it."""
     one = torch.zeros(1, dtype=torch.int64)
     randomness = dict(seed=one + 1, stream=one, position=one, indices=one)
     tokens, _ = run("cpu", x, **parameters, **randomness)
@@ -106,11 +113,11 @@ def draw(backend: str, x: torch.Tensor, parameters: dict, team: int = 1) -> tupl
     found, _ = draws.blank(case)
     if backend == "cuda":
         launched = cuda_ptx.sample(case, found, None, races=False, team=team)
-        stat, findings = launched.finish.stat, launched.findings
+        stat, findings = (launched.read if is_reading else launched.finish).stat, launched.findings
         read = stat["ld_bytes"]
     else:
         launches = ptx.launches(case, found, None, races=False)
-        stat, findings = launches[1].stat, ptx.unexplained(*launches)
+        stat, findings = launches[not is_reading].stat, ptx.unexplained(*launches)
         read = 32 * stat["ld_sectors"]
     assert found.tolist() == tokens.tolist(), parameters
     assert not findings, (parameters, findings)
@@ -163,14 +170,19 @@ def main() -> int:
         backends.remove("cuda")
         print(f"the CUDA kernel was not looked at: {cuda_ptx.NO_NVCC}", file=sys.stderr)
     kinds = [(backend, team) for backend in backends for team in ((1, 8) if backend == "cuda" else (1,))]
-    lines = [executed(backend, name, team) for backend, team in kinds for name in SETTINGS if arguments.only in name]
+    lines = [
+        executed(backend, name, team)
+        for backend, team in kinds
+        for name in SETTINGS
+        if arguments.only in name and not (team > 1 and name.startswith(READING))
+    ]
     print(table(lines))
     stored = [Executed(**one) for one in json.loads(STORED.read_text())]
     if arguments.write and not arguments.only:  # lines of other compilers stay as they are
         kept = [one for one in stored if one.kernel not in {line.kernel for line in lines}] + lines
         kept.sort(key=lambda one: one.kernel)
         STORED.write_text(json.dumps([one._asdict() for one in kept], indent=1) + "\n")
-        text = f"# What finishing a row executes\n\n{table(kept)}\n\n{__doc__.split(chr(10) * 2)[2]}"
+        text = f"# What reading and finishing a row executes\n\n{table(kept)}\n\n{__doc__.split(chr(10) * 2)[2]}"
         STORED.with_suffix(".md").write_text(text.rstrip() + "\n")
     found = complaints(lines, stored) if arguments.check else []
     print("\n".join(found), file=sys.stderr)

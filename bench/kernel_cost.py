@@ -116,7 +116,7 @@ def triton_lines(folder: Path, arch: str) -> list[dict]:
             k = ptx.compile_kernel(kernels.chunk_statistics, version, dtype, backend.THREADS, **one)
             lines += triton_line(folder, k, f"triton 1 {title}", arch, dtype.itemsize, 256 // backend.share(stats))
             # The second one takes long to compile.
-            if dtype == torch.bfloat16 or (stats and (dtype == torch.float16 or arch == "90")):
+            if dtype == torch.bfloat16 or (stats and (dtype == torch.float16 or arch in ("90", "100a"))):
                 two = backend.second_constants(stats, -(-VOCAB // 256), dtype)
                 k = ptx.compile_kernel(kernels.finish_rows, version, dtype, backend.FINISHERS, **two)
                 lines += triton_line(folder, k, f"triton 2 {title}", arch, dtype.itemsize, 0)

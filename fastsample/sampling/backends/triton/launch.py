@@ -76,7 +76,8 @@ def second_options(major: int | None) -> dict[str, int]:
     """Compile options of the second kernel, by the compute capability of an NVIDIA device; None for others.
 
     Of a program that needs 170 to 200 registers these compilers make one of 168, for the sake of a third program on a
-    multiprocessor, and spill the rest. Allowed all of them, they spill nothing. Witness: bench/kernel_cost.py.
+    multiprocessor, and spill the rest. Allowed all of them, they spill nothing or little; sm_100's spills more then.
+    Witness: bench/kernel_cost.py.
     """
     return dict(maxnreg=255) if major in (8, 9, 12) else {}
 
