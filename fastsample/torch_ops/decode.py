@@ -12,7 +12,9 @@ from torch import Tensor
 TILE_ROWS = 16  # rows whose queries a program multiplies at once
 TILE_HEADS = 8  # query heads of one key head, likewise
 PREFIX_WARPS, TAIL_WARPS = 8, 4  # of a program of either kernel
-STAGES = 2  # blocks of keys that are on their way at once
+# Compile options: blocks of keys that are on their way at once; products and sums in one step, of which Triton 3.9 asks
+# for a word, as its next release will take the opposite unless told.
+OPTIONS = dict(num_stages=2, enable_fp_fusion=True)
 SPAN = 256  # keys of a part, where a prefix is no longer than PARTS of them
 PARTS = 32  # into which a prefix is cut at most
 ENTRY = 4  # numbers of a prefix in a table: address of K, of V, tokens stored, keys of a part
@@ -104,7 +106,7 @@ def attend(
     numbers = (scale, softcap or 0.0, window or 0)
     same: dict[str, Any] = dict(
         HEADS=H, GROUPS=H // H_kv, D=D, DV=Dv, BLOCK_D=blocks.width, BLOCK_DV=blocks.value_width, BLOCK_N=blocks.keys,
-        HAS_SOFTCAP=softcap is not None, HAS_WINDOW=window is not None, num_stages=STAGES,
+        HAS_SOFTCAP=softcap is not None, HAS_WINDOW=window is not None, **OPTIONS,
     )  # fmt: skip
     asked = (query, query.stride(0), query.stride(1))
     if most_parts:

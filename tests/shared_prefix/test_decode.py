@@ -80,7 +80,7 @@ def _compiled(kernel, arch, dtype, warps, constants):
         if signature[name].startswith("*") or re.search("row_|head_|key_|value_|_stride", name):
             attributes[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
-    options = dict(num_warps=warps, num_stages=decode.STAGES)
+    options = dict(num_warps=warps, **decode.OPTIONS)
     return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
 
 

@@ -32,6 +32,17 @@ def _widen(input, input_dtype, output_dtype, rounding_mode):
     return _convert(input, input_dtype, output_dtype, rounding_mode)
 
 
+_create_splat = interpreter.InterpreterBuilder.create_splat
+
+
+def _splat(self, *given):
+    """A truth value for all stays one. It has the type of the numbers that were compared, and Triton 3.9 refuses a mask
+    of numbers."""
+    found = _create_splat(self, *given)
+    one = next(value for value in given if isinstance(value, interpreter.TensorHandle))
+    return interpreter.TensorHandle(found.data.astype(bool), found.dtype) if one.data.dtype == bool else found
+
+
 # A combine function of our own would be called once for every element, from Python.
 QUICK = {
     combine.nan_max: (np.maximum,),
@@ -77,6 +88,7 @@ def _call_inside(self, *args, **kwargs):
 
 candidates.MANY = tl.constexpr(512)  # all of them: whether a turn takes many or few, the interpreter takes as long
 interpreter.InterpreterBuilder.create_fma = _fma
+interpreter.InterpreterBuilder.create_splat = _splat
 interpreter._convert_float = _widen
 interpreter.ReduceOps.apply_impl = _quick_reduce
 interpreter.ScanOps.apply_impl = _quick_scan
