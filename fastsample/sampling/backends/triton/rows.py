@@ -135,7 +135,8 @@ PIECES, PIECE, WIDTH = tl.constexpr(2), tl.constexpr(128), tl.constexpr(4)
 WARPS = tl.constexpr(4)  # of 32 threads: chunk n is of warp n % WARPS
 # What is most contiguous Triton spreads over lanes, and what comes next over warps. Of dimensions that are equally so,
 # Triton before 3.7 takes the first one: the pieces of a chunk, whose sums would then go through shared memory. Hence
-# `max_contiguous`, which says 2 of the chunks: it is not so, and nothing but this order is made of it.
+# `max_contiguous`, which says 2 of the chunks: it is not so, and nothing but this order is made of it. It is said where
+# places are computed: said by a function of its argument, it is lost.
 
 
 @triton.jit
